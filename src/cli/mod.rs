@@ -1,0 +1,75 @@
+//! One file per command: arguments to options to one library call.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+
+mod demo;
+mod predict;
+mod produce;
+mod query;
+mod stream;
+mod train;
+mod verify;
+
+/// Kafka to HDFS, S3 or local files exactly once, with SQL in between and a regression at the end.
+#[derive(Debug, Parser)]
+#[command(name = "tidemill", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::DemoArgs),
+    Produce(produce::ProduceArgs),
+    Stream(stream::StreamArgs),
+    Query(query::QueryArgs),
+    Train(train::TrainArgs),
+    Predict(predict::PredictArgs),
+    Verify(verify::VerifyArgs),
+}
+
+/// Parses the arguments and runs the command. The exit code is 0, or `Error::exit_code`.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("TIDEMILL_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .finish();
+    let run = async {
+        match cli.command {
+            Command::Demo(args) => demo::run(args).await,
+            Command::Produce(args) => produce::run(args).await,
+            Command::Stream(args) => stream::run(args).await,
+            Command::Query(args) => query::run(args).await,
+            Command::Train(args) => train::run(args).await,
+            Command::Predict(args) => predict::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
+        }
+    };
+    let outcome = tracing::subscriber::set_global_default(subscriber)
+        .map_err(|error| crate::error::Error::internal(error.to_string()))
+        .and_then(|()| runtime().map(|runtime| runtime.block_on(run)))
+        .and_then(|result| result);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| crate::error::Error::internal("the async runtime does not start").source_error(error))
+}

@@ -1,0 +1,1 @@
+//! The whole pipeline in one process: simulator, broker, stream, files, query, model.

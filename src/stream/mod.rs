@@ -1,0 +1,1 @@
+//! The engine: plan, run and commit one micro-batch after another.

@@ -1,0 +1,20 @@
+//! Every integration test in one binary, so that DataFusion links once. `scripts/test.sh` starts the services that
+//! they need and runs them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, unreachable_pub)]
+
+mod support;
+
+mod bad_input;
+mod crash;
+mod decode;
+mod demo;
+mod job_file;
+mod kafka_source;
+mod model;
+mod produce;
+mod query;
+mod sink;
+mod sql_files;
+mod store;
+mod stream;
+mod tidy;
