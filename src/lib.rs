@@ -4,19 +4,19 @@
 //! The modules stand in the order in which one record walks through them, and a module imports only
 //! modules that stand above it (`tests/it/tidy.rs` holds that). So reading this list is the tour:
 
-pub mod catalog; // what a job file declares: tables, views, inserts, options
-pub mod checkpoint; // what batch N reads, what it produced, that it is done
-pub mod cli;
-pub mod clock; // the only place that reads a clock or sleeps
-pub mod decode; // bytes -> RecordBatch, and a dead letter for what is no record
-pub mod demo; // all of it in one process
 pub mod error; // what went wrong, for whom, and what to do about it
+pub mod clock; // the only place that reads a clock or sleeps
 pub mod fault; // named crash points for the tests, absent from release builds
-pub mod kafka; // clients of a Kafka cluster: configuration, metadata, batches of messages
-pub mod model; // linear regression over a query
-pub mod produce; // prices into Kafka: Binance, candles, the simulator, a replayed file
-pub mod query; // batch SQL over what was stored
-pub mod sink; // RecordBatch -> staged files, a Kafka transaction, the console
-pub mod source; // which offsets a batch reads, and reading exactly those
 pub mod store; // a directory on HDFS, S3 or a local disk: create once, stage, publish
-pub mod stream; // the engine: plan, run and commit one micro-batch after another // one file per command
+pub mod catalog; // what a job file declares: tables, views, inserts, options
+pub mod kafka; // clients of a Kafka cluster: configuration, metadata, batches of messages
+pub mod produce; // prices into Kafka: Binance, candles, the simulator, a replayed file
+pub mod source; // which offsets a batch reads, and reading exactly those
+pub mod decode; // bytes -> RecordBatch, and a dead letter for what is no record
+pub mod sink; // RecordBatch -> staged files, a Kafka transaction, the console
+pub mod checkpoint; // what batch N reads, what it produced, that it is done
+pub mod stream; // the engine: plan, run and commit one micro-batch after another
+pub mod query; // batch SQL over what was stored
+pub mod model; // linear regression over a query
+pub mod demo; // all of it in one process
+pub mod cli; // one file per command
