@@ -99,6 +99,8 @@ fn base() -> ClientConfig {
 
 fn apply(config: &mut ClientConfig, options: &KafkaClientOptions, role: Role) -> Result<()> {
     bootstrap_servers(options)?;
+    // First: without TLS librdkafka calls its properties unknown.
+    check_security(options)?;
     for (key, value) in &options.0 {
         if key == "sasl.jaas.config" {
             let (user, password) = jaas(value)?;
@@ -110,7 +112,7 @@ fn apply(config: &mut ClientConfig, options: &KafkaClientOptions, role: Role) ->
         check(name, key, value)?;
         config.set(name, value);
     }
-    check_security(options)
+    Ok(())
 }
 
 fn refuse(key: &str, role: Role) -> Result<()> {

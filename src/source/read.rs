@@ -353,6 +353,11 @@ impl Partition {
                 Err(Error::new(ErrorKind::PermissionDenied, format!("reading {place}: {code}"))
                     .help("ask for an ACL that lets this user read the topic"))
             }
+            Code::LogTruncation => Err(Error::new(
+                ErrorKind::DataLoss,
+                format!("reading {place}: the log was cut below what we read: {text}"),
+            )
+            .help("records that were read are no longer in Kafka; check for an unclean leader election")),
             code => Err(Error::corrupt(format!("reading {place}: {code}: {text}"))
                 .help("check the broker's log for a damaged segment or an unsupported compression")),
         }
