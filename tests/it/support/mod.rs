@@ -1,5 +1,7 @@
 //! What the tests share: the services' addresses, the real binary, temporary names.
 
+pub mod kafka;
+
 use std::path::PathBuf;
 
 /// The address of the real Kafka broker.
