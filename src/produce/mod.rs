@@ -6,9 +6,9 @@
 //!
 //! Absent on purpose: nothing here keeps state across runs, so a restarted producer starts a new gap, and says so.
 
-// pub mod binance;
-// pub mod binance_stream;
-// pub mod klines;
+pub mod binance;
+pub mod binance_stream;
+pub mod klines;
 pub mod output;
 pub mod pace;
 pub mod progress;
@@ -20,4 +20,4 @@ pub mod topic;
 mod market;
 mod poison;
 // mod replay_file;
-// mod rest;
+mod rest;
