@@ -1,4 +1,4 @@
-//! Paths in the log: absolute, and encoded as `java.net.URI` does.
+//! Paths in the log: absolute, and encoded as `java.net.URI` does. A store's own URL is not encoded.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// Bytes that `java.net.URI` leaves as they are in a path, beside letters and digits.
 const UNRESERVED: &[u8] = b"_-!.~'()*,;:$&+=@/";
 
-/// The URI of the file `path` of the directory `url`, which is itself encoded already.
+/// The URI of the file `path` of the directory `url`.
 ///
 /// # Errors
 /// `Internal` if `path` is not a relative path.
@@ -17,10 +17,11 @@ pub fn encode_path(url: &str, path: &str) -> Result<String> {
     if path.is_empty() || path.starts_with('/') {
         return Err(Error::internal(format!("'{path}' is not relative to {url}")));
     }
+    let (_, directory) = split(url).ok_or_else(|| Error::internal(format!("'{url}' is no URL")))?;
     let mut out = String::with_capacity(url.len() + path.len() + 8);
-    out.push_str(url);
-    out.push('/');
-    for letter in path.chars() {
+    out.push_str(&url[..url.len() - directory.len()]);
+    let directory = directory.trim_end_matches('/');
+    for letter in directory.chars().chain(['/']).chain(path.chars()) {
         match u8::try_from(letter) {
             Ok(byte) if letter.is_ascii() && !byte.is_ascii_alphanumeric() && !UNRESERVED.contains(&byte) => {
                 // Writing to a string does not fail.
@@ -42,7 +43,6 @@ pub fn decode_path(url: &str, uri: &str) -> Result<String> {
         return Err(Error::corrupt(format!("'{uri}' is not an absolute path"))
             .help("Spark does not read such an entry: write its path with the scheme"));
     };
-    let directory = percent_decode_str(directory).decode_utf8_lossy();
     let file = percent_decode_str(file).decode_utf8().map_err(|_| Error::corrupt(format!("'{uri}' is not UTF-8")))?;
     let inside = file.strip_prefix(directory.trim_end_matches('/')).and_then(|rest| rest.strip_prefix('/'));
     match inside {
@@ -62,8 +62,8 @@ fn split(url: &str) -> Option<(&str, &str)> {
     match rest.strip_prefix("//") {
         Some(rest) => {
             let slash = rest.find('/').unwrap_or(rest.len());
-            let authority_end = scheme.len() + 3 + slash;
-            if slash == 0 { Some((scheme, rest)) } else { Some((&url[..authority_end], &rest[slash..])) }
+            let place = if slash == 0 { scheme } else { &url[..scheme.len() + 3 + slash] };
+            Some((place, &rest[slash..]))
         }
         None => rest.starts_with('/').then_some((scheme, rest)),
     }
@@ -102,7 +102,15 @@ mod tests {
         ] {
             assert_eq!(encode_path("hdfs://nn:8020/out", path).unwrap(), format!("hdfs://nn:8020/out/{text}"));
         }
-        assert_eq!(encode_path("file:///tmp/x", "y").unwrap(), "file:///tmp/x/y");
+        for (url, uri) in [
+            ("file:///tmp/x", "file:///tmp/x/y"),
+            ("file:///tmp/a b%", "file:///tmp/a%20b%25/y"),
+            ("file:///", "file:///y"),
+            ("hdfs://nn", "hdfs://nn/y"),
+        ] {
+            assert_eq!(encode_path(url, "y").unwrap(), uri);
+            assert_eq!(decode_path(url, uri).unwrap(), "y");
+        }
     }
 
     #[test]
