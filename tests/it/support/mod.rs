@@ -4,6 +4,9 @@ pub mod kafka;
 
 use std::path::PathBuf;
 
+pub mod job;
+pub mod kafka;
+
 /// The address of the real Kafka broker.
 pub fn kafka() -> String {
     service("TIDEMILL_TEST_KAFKA")
@@ -26,4 +29,10 @@ pub fn unique(prefix: &str) -> String {
 /// The real binary.
 pub fn tidemill() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_tidemill"))
+}
+
+/// Sends a signal by name to a child.
+pub fn signal(child: &std::process::Child, name: &str) {
+    let status = std::process::Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
 }
