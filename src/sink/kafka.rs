@@ -53,8 +53,11 @@ pub const QUEUE_KIB_MAX: usize = 32 << 10;
 const QUEUE_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
 /// The queue empties at the broker's pace; it must empty at all.
 const QUEUE_STALL_MAX: std::time::Duration = std::time::Duration::from_secs(120);
-/// A commit is asked this often for its outcome.
-const COMMIT_TRIES_MAX: u32 = 4;
+/// A call whose answer was lost is made again this often. librdkafka goes on with the same commit: asking again
+/// cannot commit twice.
+const CALL_TRIES_MAX: u32 = 4;
+/// The broker aborts a transaction that is open for longer, and holds readers back until then after a crash.
+const TRANSACTION_TIMEOUT_MS: &str = "600000";
 /// `offset.metadata.max.bytes` of a broker.
 const MARKER_TEXT_BYTES_MAX: usize = 4096;
 
@@ -73,7 +76,7 @@ impl KafkaSink {
         let shape = RecordShape::new(&schema)?;
         let group = format!("tidemill-{query_id}-marker");
         let bad = |error: KafkaError| Error::invalid(format!("the Kafka options were refused: {error}"));
-        let options = client_options(table);
+        let options = client_options(table)?;
         let producer: ThreadedProducer<SinkContext> =
             producer_config(&options, query_id).create_with_context(SinkContext::default()).map_err(bad)?;
         let mut consumer = options;
@@ -158,25 +161,12 @@ impl KafkaSink {
             let mut offsets = TopicPartitionList::new();
             let mut element = offsets.add_partition(&topic, 0);
             element.set_offset(Offset::Offset(next))?;
-            element.set_metadata(text);
-            let Some(metadata) = marker.group_metadata() else { return Err(KafkaError::Subscription(group)) };
+            element.set_metadata(text.as_str());
+            let Some(metadata) = marker.group_metadata() else { return Err(KafkaError::Subscription(group.clone())) };
             producer.send_offsets_to_transaction(&offsets, &metadata, CALL_TIMEOUT)
         })
         .await?;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let result =
-                self.call("the transaction was not committed", |producer| producer.commit_transaction(CALL_TIMEOUT));
-            match result.await {
-                Ok(()) => break,
-                // librdkafka goes on with the same commit: asking again cannot commit twice.
-                Err(error) if error.kind() == ErrorKind::Unavailable && tries < COMMIT_TRIES_MAX => {
-                    tracing::warn!(%error, batch, "asking again whether the transaction was committed");
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        self.call("the transaction was not committed", |producer| producer.commit_transaction(CALL_TIMEOUT)).await?;
         self.batch = None;
         Ok(())
     }
@@ -255,21 +245,27 @@ impl KafkaSink {
     async fn call(
         &self,
         what: &str,
-        call: impl FnOnce(&ThreadedProducer<SinkContext>) -> Result<(), KafkaError> + Send + 'static,
+        call: impl Fn(&ThreadedProducer<SinkContext>) -> Result<(), KafkaError> + Send + 'static,
     ) -> Result<()> {
         let producer = self.producer.clone();
         let result = blocking(move || {
-            call(&producer).map_err(|error| match producer.client().fatal_error() {
-                Some((code, text)) => (KafkaError::Global(code), Some(text)),
-                None => (error, None),
-            })
-        });
-        result.await?.map_err(|(error, text)| {
-            let error = failed(what, &error);
-            match text {
-                Some(text) => error.context(text),
-                None => error,
+            let mut tries = 1;
+            loop {
+                match call(&producer) {
+                    Ok(()) => return Ok(()),
+                    Err(KafkaError::Transaction(error)) if error.is_retriable() && tries < CALL_TRIES_MAX => tries += 1,
+                    Err(error) => {
+                        return Err(match producer.client().fatal_error() {
+                            Some((code, text)) => (KafkaError::Global(code), Some(text)),
+                            None => (error, None),
+                        });
+                    }
+                }
             }
+        });
+        result.await?.map_err(|(error, text)| match text {
+            Some(text) => failed(&format!("{what}: {text}"), &error),
+            None => failed(what, &error),
         })
     }
 }
@@ -278,26 +274,34 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(call).await.map_err(|error| Error::internal(format!("a Kafka call ended: {error}")))
 }
 
-fn client_options(table: &KafkaTable) -> ClientConfig {
+fn client_options(table: &KafkaTable) -> Result<ClientConfig> {
+    for ours in ["transactional.id", "enable.idempotence"] {
+        if table.client.0.contains_key(ours) {
+            return Err(Error::invalid(format!("'kafka.{ours}' cannot be set for a table that is written to"))
+                .help("leave it out: the query sets it, so that each batch is one transaction"));
+        }
+    }
     let options: HashMap<String, String> = table.client.0.clone().into_iter().collect();
     let mut config = ClientConfig::new();
     config.extend(options);
-    config
+    Ok(config)
 }
 
 fn producer_config(options: &ClientConfig, query_id: &str) -> ClientConfig {
     let mut config = options.clone();
-    // The same partition for a key as a Java producer's.
-    if config.get("partitioner").is_none() {
-        config.set("partitioner", "murmur2_random");
+    let (records, kib) = (QUEUE_RECORDS_MAX.to_string(), QUEUE_KIB_MAX.to_string());
+    for (option, value) in [
+        // The same partition for a key as a Java producer's.
+        ("partitioner", "murmur2_random"),
+        ("linger.ms", "5"),
+        ("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS),
+        ("queue.buffering.max.messages", &records),
+        ("queue.buffering.max.kbytes", &kib),
+    ] {
+        if config.get(option).is_none() {
+            config.set(option, value);
+        }
     }
-    if config.get("linger.ms").is_none() {
-        config.set("linger.ms", "5");
-    }
-    config
-        .set("transactional.id", format!("tidemill-{query_id}"))
-        .set("enable.idempotence", "true")
-        .set("queue.buffering.max.messages", QUEUE_RECORDS_MAX.to_string())
-        .set("queue.buffering.max.kbytes", QUEUE_KIB_MAX.to_string());
+    config.set("transactional.id", format!("tidemill-{query_id}")).set("enable.idempotence", "true");
     config
 }

@@ -53,7 +53,10 @@ pub(super) fn failed(what: &str, error: &KafkaError) -> Error {
     };
     let (kind, help) = match code {
         Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::TransactionCoordinatorFenced) => {
-            (ErrorKind::Conflict, "another instance of this query has taken over: stop one of the two")
+            (
+                ErrorKind::Conflict,
+                "another instance of this query has taken over (stop one of the two), or the batch took longer than 'kafka.transaction.timeout.ms'",
+            )
         }
         Some(
             Code::TopicAuthorizationFailed
@@ -72,6 +75,10 @@ pub(super) fn failed(what: &str, error: &KafkaError) -> Error {
         Some(Code::MessageSizeTooLarge) => {
             (ErrorKind::Invalid, "raise 'kafka.message.max.bytes' here and max.message.bytes of the topic")
         }
+        Some(Code::InvalidTransactionTimeout) => (
+            ErrorKind::Invalid,
+            "set 'kafka.transaction.timeout.ms' to what the broker's transaction.max.timeout.ms allows",
+        ),
         Some(Code::InvalidArgument) => (ErrorKind::Invalid, "check the 'kafka.*' options and the rows' columns"),
         _ => (ErrorKind::Unavailable, "check 'kafka.bootstrap.servers' and that the brokers are up"),
     };

@@ -169,6 +169,10 @@ async fn refusals() {
     assert_eq!(error.kind(), ErrorKind::Invalid);
     let error = KafkaSink::open(&table(&unique("missing")), schema.clone(), "q").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let mut ours = table("x");
+    ours.client.0.insert("transactional.id".into(), "mine".into());
+    let error = KafkaSink::open(&ours, schema.clone(), "q").await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Invalid && error.message().contains("transactional.id"), "{error}");
     let mut strange = table("x");
     strange.client.0.insert("no.such.option".into(), "1".into());
     let error = KafkaSink::open(&strange, schema, "q").await.unwrap_err();
