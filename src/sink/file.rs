@@ -180,7 +180,9 @@ impl FileSinkWriter {
     /// Makes the directory's file the last of `open`: the one that is there, or a new one.
     async fn make_current(&mut self, directory: &str) -> Result<()> {
         let mut roll = 0;
-        if let Some(index) = self.open.iter().rposition(|file| file.directory == directory) {
+        // A statement of its own: an open file is not `Sync`, so no borrow of it may live across an await.
+        let found = self.open.iter().rposition(|file| file.directory == directory);
+        if let Some(index) = found {
             if self.open[index].rows < self.shared.file_rows_max {
                 let file = self.open.remove(index);
                 self.open.push(file);

@@ -29,7 +29,8 @@ pub const PARTITIONS_AGE_MAX: Duration = Duration::from_secs(3);
 /// bounded queue.
 #[derive(Debug)]
 pub struct KafkaSource {
-    reader: Reader,
+    /// In a mutex only because its queues are not `Sync`; it is never locked.
+    reader: Mutex<Reader>,
     client: KafkaClient,
     subscription: Subscription,
     starting: StartingOffsets,
@@ -76,7 +77,7 @@ impl KafkaSource {
         let reader =
             Reader::new(client.clone(), &table.client, list.len(), table.include_headers, table.fail_on_data_loss)?;
         Ok(Self {
-            reader,
+            reader: Mutex::new(reader),
             client,
             description: describe(&subscription),
             subscription,
@@ -91,7 +92,7 @@ impl KafkaSource {
     /// The same source, giving up a read after `timeout` without a message instead of a minute.
     #[must_use]
     pub fn with_silence_timeout(mut self, timeout: Duration) -> Self {
-        self.reader.silence_timeout = timeout;
+        self.reader.get_mut().unwrap_or_else(PoisonError::into_inner).silence_timeout = timeout;
         self
     }
 
@@ -167,7 +168,7 @@ impl KafkaSource {
         ranges: &[OffsetRange],
         take: &mut dyn FnMut(&[KafkaRecord<'_>]) -> Result<bool>,
     ) -> Result<ReadSummary> {
-        self.reader.read(ranges, take)
+        self.reader.get_mut().unwrap_or_else(PoisonError::into_inner).read(ranges, take)
     }
 
     /// With `kafka.group.id`, tells that group how far a finished batch got, for tools that show a group's lag;

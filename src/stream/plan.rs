@@ -162,8 +162,8 @@ impl BatchInput {
 }
 
 /// The name as SQL identifiers are compared: DataFusion folds what is not quoted to lower case.
-fn quoted(name: &str) -> datafusion::sql::TableReference {
-    datafusion::sql::TableReference::bare(name)
+fn quoted(name: &str) -> datafusion::common::TableReference {
+    datafusion::common::TableReference::bare(name.to_owned())
 }
 
 /// A Kafka table inside a plan.

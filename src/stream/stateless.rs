@@ -1,7 +1,7 @@
 //! Which plans one batch alone can answer: each record's rows depend on that record only.
 
 use datafusion::{
-    common::{JoinType, tree_node::TreeNode},
+    common::JoinType,
     logical_expr::LogicalPlan,
 };
 
