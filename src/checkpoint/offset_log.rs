@@ -48,8 +48,7 @@ impl OffsetEntry {
     }
 
     fn text_with(&self, conf: Map<String, Value>) -> String {
-        let header =
-            Header { batch_watermark_ms: self.watermark_ms, batch_timestamp_ms: self.timestamp_ms, conf };
+        let header = Header { batch_watermark_ms: self.watermark_ms, batch_timestamp_ms: self.timestamp_ms, conf };
         let header = serde_json::to_value(&header).map(|value| value.to_string()).unwrap_or_default();
         let mut text = format!("v1\n{header}");
         for end in &self.ends {
@@ -73,11 +72,9 @@ impl OffsetEntry {
             }
         }
         let header = lines.next().ok_or_else(|| Error::corrupt("the line with the batch's metadata is missing"))?;
-        let header: Header =
-            serde_json::from_str(header).map_err(|error| Error::corrupt(format!("line 2 is no batch metadata: {error}")))?;
-        let ends = lines
-            .map(|line| line.parse::<Offsets>())
-            .collect::<Result<Vec<_>>>()?;
+        let header: Header = serde_json::from_str(header)
+            .map_err(|error| Error::corrupt(format!("line 2 is no batch metadata: {error}")))?;
+        let ends = lines.map(|line| line.parse::<Offsets>()).collect::<Result<Vec<_>>>()?;
         if ends.is_empty() {
             return Err(Error::corrupt("the offsets are missing (a torn file?)"));
         }

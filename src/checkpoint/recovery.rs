@@ -70,7 +70,9 @@ pub fn decide(facts: &Facts) -> Result<Decision> {
     }
     if let Some(previous) = expected {
         if !facts.offsets.contains(&previous) {
-            return Err(corrupt(format!("offsets/{latest} is there, but offsets/{previous}, where it starts, is missing")));
+            return Err(corrupt(format!(
+                "offsets/{latest} is there, but offsets/{previous}, where it starts, is missing"
+            )));
         }
         check_sink_log(facts, previous, latest)?;
     } else if facts.sink_log.is_some_and(|id| id > latest) {
@@ -93,7 +95,9 @@ fn check_sink_log(facts: &Facts, at_least: u64, at_most: u64) -> Result<()> {
     match facts.sink_log {
         Some(id) if id > at_most => Err(Error::new(
             ErrorKind::Conflict,
-            format!("the output's log goes up to batch {id}, the checkpoint only to {at_most}: another query writes there"),
+            format!(
+                "the output's log goes up to batch {id}, the checkpoint only to {at_most}: another query writes there"
+            ),
         )
         .help("one output, one checkpoint: write to another path, or give the checkpoint that belongs to this output")),
         Some(id) if id < at_least => Err(Error::corrupt(format!(

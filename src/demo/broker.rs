@@ -3,10 +3,7 @@
 //! It keeps 5 MiB per partition in memory and forgets it with the process, which is enough for a demo whose stream
 //! reads along.
 
-use rdkafka::{
-    client::DefaultClientContext,
-    mocking::MockCluster,
-};
+use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
 
 use crate::error::{Error, Result};
 
@@ -17,7 +14,7 @@ const PARTITIONS: i32 = 4;
 
 /// The broker; it ends with this value.
 pub struct Broker {
-    _cluster: MockCluster<'static, DefaultClientContext>,
+    _cluster: MockCluster<'static, DefaultProducerContext>,
     address: String,
 }
 

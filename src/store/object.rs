@@ -34,6 +34,16 @@ impl Store {
         }
     }
 
+    /// Where `object_store` has the file `path` of this directory.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that no object can have.
+    pub fn object_path(&self, path: &str) -> Result<Path> {
+        let url = self.path_url(path);
+        let absolute = url.strip_prefix(&self.location.base).unwrap_or(&url);
+        Path::parse(absolute).map_err(|error| Error::invalid(format!("{url} is not a path: {error}")))
+    }
+
     /// Scheme and authority: the URL under which DataFusion finds `object_store`.
     ///
     /// # Errors

@@ -135,7 +135,8 @@ pub async fn run_batch(
     let written = write(&batch_plan, rows_out, output, work);
     let dead = write_dead_letters(dead_letter_sink, dead_out, work.owner);
     let (written, dead) = tokio::join!(written, dead);
-    let (taken, counts) = thread.await.map_err(|error| Error::internal("the reading thread died").source_error(error))?;
+    let (taken, counts) =
+        thread.await.map_err(|error| Error::internal("the reading thread died").source_error(error))?;
     *reader = Some(taken);
     let (written, dead_letters) = (written?, dead?);
     crash_point("staged", work.batch);
@@ -182,7 +183,11 @@ async fn write(
     Ok(Written { files: writer.finish().await?, rows: count })
 }
 
-async fn write_dead_letters(sink: &FileSink, mut letters: Receiver<RecordBatch>, owner: &str) -> Result<Vec<StagedFile>> {
+async fn write_dead_letters(
+    sink: &FileSink,
+    mut letters: Receiver<RecordBatch>,
+    owner: &str,
+) -> Result<Vec<StagedFile>> {
     let mut writer = sink.begin(owner);
     while let Some(batch) = letters.recv().await {
         writer.write(&batch).await?;

@@ -33,7 +33,9 @@ pub struct StreamOptions {
 pub async fn launch(job: &Job, options: &StreamOptions, stop: &CancellationToken) -> Result<Vec<(String, Ledger)>> {
     if job.inserts.is_empty() {
         return Err(Error::invalid(format!("the job {} has no INSERT INTO, so there is nothing to run", job.name))
-            .help("add INSERT INTO <sink table> SELECT ... FROM <kafka table>; or use `tidemill query --job` to read"));
+            .help(
+                "add INSERT INTO <sink table> SELECT ... FROM <kafka table>; or use `tidemill query --job` to read",
+            ));
     }
     let reporter = std::sync::Arc::new(Reporter::new(options.progress, options.progress_log.clone())?);
     // All are opened before one is run: a mistake in the second must not let the first begin.

@@ -162,9 +162,11 @@ pub async fn dead_letters(sink: &Table, source: &Table, checkpoint: &Checkpoint)
         _ => None,
     };
     let path = match &sink.connector {
-        Connector::File(file) => {
-            file.dead_letter_path.clone().or(asked).unwrap_or_else(|| format!("{}_dead_letter", file.path.trim_end_matches('/')))
-        }
+        Connector::File(file) => file
+            .dead_letter_path
+            .clone()
+            .or(asked)
+            .unwrap_or_else(|| format!("{}_dead_letter", file.path.trim_end_matches('/'))),
         Connector::Kafka(kafka) => {
             kafka.dead_letter_path.clone().or(asked).unwrap_or_else(|| format!("{}_dead_letter", checkpoint.url()))
         }
@@ -187,7 +189,8 @@ pub async fn dead_letters(sink: &Table, source: &Table, checkpoint: &Checkpoint)
 
 /// What the checkpoint remembers of a query.
 pub fn fingerprint(source: &str, output: &Output, schema: &SchemaRef, select: &str) -> Fingerprint {
-    let column = |field: &std::sync::Arc<arrow::datatypes::Field>| (field.name().clone(), field.data_type().to_string());
+    let column =
+        |field: &std::sync::Arc<arrow::datatypes::Field>| (field.name().clone(), field.data_type().to_string());
     Fingerprint {
         version: 1,
         source: source.to_owned(),

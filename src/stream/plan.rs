@@ -25,7 +25,7 @@ use tokio::sync::mpsc::Receiver;
 use super::stateless;
 use crate::{
     catalog::{
-        Connector, Insert, Job, Table,
+        Connector, Insert, Job, SqlText, Table, locate_error,
         session::{SessionLimits, session},
     },
     error::{Error, Result},
@@ -35,7 +35,6 @@ use crate::{
 const PLAN_MEMORY_BYTES: usize = 64 << 20;
 
 /// The plan of one INSERT.
-#[derive(Debug)]
 pub struct QueryPlan {
     context: SessionContext,
     logical: LogicalPlan,
@@ -43,6 +42,15 @@ pub struct QueryPlan {
     /// The Kafka table that it reads.
     pub source: Table,
     input: Arc<BatchInput>,
+}
+
+impl std::fmt::Debug for QueryPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryPlan")
+            .field("source", &self.source.name)
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where a plan's leaf finds the rows of the current batch, and where it says which columns it wants.
@@ -86,11 +94,11 @@ impl QueryPlan {
             }
         }
         for view in &job.views {
-            let plan = view.select.plan(&context.state()).await?;
+            let plan = plan_select(&context, &view.select).await?;
             let provider = datafusion::datasource::view::ViewTable::new(plan, None);
             context.register_table(quoted(&view.name), Arc::new(provider))?;
         }
-        let logical = insert.select.plan(&context.state()).await?;
+        let logical = plan_select(&context, &insert.select).await?;
         let source = stateless::streaming_source(&logical).map_err(|error| error.at(insert.place.clone()))?;
         let found = inputs.into_iter().find(|(table, _)| table.name.eq_ignore_ascii_case(&source));
         let (table, input) = found.ok_or_else(|| {
@@ -159,6 +167,10 @@ impl BatchInput {
     fn lock(&self) -> std::sync::MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn plan_select(context: &SessionContext, select: &SqlText) -> Result<LogicalPlan> {
+    context.state().create_logical_plan(select.sql()).await.map_err(|error| locate_error(error, select))
 }
 
 /// The name as SQL identifiers are compared: DataFusion folds what is not quoted to lower case.

@@ -107,9 +107,8 @@ impl QueryProgress {
     pub fn to_json(&self, since_last_ms: Option<i64>) -> Value {
         let timestamp = DateTime::<Utc>::from_timestamp_millis(self.start_ms).unwrap_or_default();
         let offsets = |offsets: &Offsets| serde_json::from_str::<Value>(&offsets.to_string()).unwrap_or(Value::Null);
-        let input_rate = since_last_ms.map_or(0.0, |ms| {
-            (self.ledger.consumed as f64 / (ms.max(1) as f64 / 1000.0) * 10.0).round() / 10.0
-        });
+        let input_rate = since_last_ms
+            .map_or(0.0, |ms| (self.ledger.consumed as f64 / (ms.max(1) as f64 / 1000.0) * 10.0).round() / 10.0);
         let (per_partition, d) = (self.end.behind(&self.latest), self.durations);
         let metrics = json!({
             "avgOffsetsBehindLatest": format!("{:.1}", average(&per_partition)),
@@ -263,7 +262,8 @@ fn spinner() -> ProgressBar {
 impl ProgressLog {
     fn open(path: PathBuf) -> Result<Self> {
         let file = File::options().create(true).append(true).open(&path).map_err(|error| {
-            Error::new(ErrorKind::Invalid, format!("cannot open the progress log {}", path.display())).source_error(error)
+            Error::new(ErrorKind::Invalid, format!("cannot open the progress log {}", path.display()))
+                .source_error(error)
         })?;
         let bytes = file.metadata().map(|metadata| metadata.len()).unwrap_or(0);
         Ok(Self { path, file, bytes })

@@ -75,7 +75,7 @@ impl StreamingQuery {
             return Err(Error::internal("the source is no Kafka table"));
         };
         let table = (**table).clone();
-        table.check_stream(&plan.source)?;
+        plan.source.check_stream()?;
         let source = KafkaSource::open(&table).await?;
         let description = source.description().to_owned();
         let checkpoint = Checkpoint::open(Store::open(checkpoint_location).await?).await?;
@@ -112,7 +112,7 @@ impl StreamingQuery {
         let Connector::Kafka(table) = &plan.source.connector else {
             return Err(Error::internal("the source is no Kafka table"));
         };
-        table.check_stream(&plan.source)?;
+        plan.source.check_stream()?;
         let projection = plan.batch(clock::now_ms()).await?.projection;
         RecordDecoder::new(&plan.source.columns, &projection, &table.decode)?;
         let source = KafkaSource::open(table).await?;
@@ -130,8 +130,12 @@ impl StreamingQuery {
             }
             let decision = decide(&facts).map_err(|error| error.context(format!("checkpoint {location}")))?;
             if let Some(output) = output_name {
-                let fingerprint =
-                    output::fingerprint(source.description(), &output, plan.schema(), insert.select.sql());
+                let fingerprint = output::fingerprint(
+                    source.description(),
+                    &output,
+                    plan.schema(),
+                    &insert.select.mask(insert.select.sql()),
+                );
                 checkpoint.compare_fingerprint(u64::MAX, &fingerprint).await?;
             }
             if let Some(&latest) = facts.offsets.last() {
@@ -161,7 +165,12 @@ impl StreamingQuery {
 
     async fn check_identity(&mut self, insert: &Insert) -> Result<()> {
         let latest = self.checkpoint.facts().await?.offsets.last().copied();
-        let fingerprint = output::fingerprint(&self.description, &self.output, self.plan.schema(), insert.select.sql());
+        let fingerprint = output::fingerprint(
+            &self.description,
+            &self.output,
+            self.plan.schema(),
+            &insert.select.mask(insert.select.sql()),
+        );
         // Decide first: a checkpoint or an output that belongs to another query must not get our fingerprint.
         self.decide().await?;
         self.checkpoint.check_fingerprint(latest.map_or(0, |id| id + 1), &fingerprint).await
@@ -348,7 +357,8 @@ impl StreamingQuery {
         self.totals = prepared.totals;
         self.position = end.clone();
         self.next_batch = batch + 1;
-        progress.durations.trigger_execution = whole.elapsed_ms() + progress.durations.latest_offset + progress.durations.wal_commit;
+        progress.durations.trigger_execution =
+            whole.elapsed_ms() + progress.durations.latest_offset + progress.durations.wal_commit;
         progress.finish(batch, start, end, &prepared);
         reporter.batch(&progress);
         Ok(())

@@ -1,9 +1,6 @@
 //! Which plans one batch alone can answer: each record's rows depend on that record only.
 
-use datafusion::{
-    common::JoinType,
-    logical_expr::LogicalPlan,
-};
+use datafusion::{common::JoinType, logical_expr::LogicalPlan};
 
 use crate::error::{Error, Result};
 
@@ -42,7 +39,9 @@ fn refusal(node: &LogicalPlan) -> Option<(String, &'static str)> {
         LogicalPlan::Distinct(_) => ("DISTINCT", STORED),
         LogicalPlan::Window(_) => ("a window function (OVER)", STORED),
         LogicalPlan::Sort(_) => ("ORDER BY", "a stream has no end to sort to: leave it out, and sort when you query"),
-        LogicalPlan::Limit(_) => ("LIMIT", "a stream has no end: leave it out, or bound it with endingOffsets in a query"),
+        LogicalPlan::Limit(_) => {
+            ("LIMIT", "a stream has no end: leave it out, or bound it with endingOffsets in a query")
+        }
         LogicalPlan::Join(join) if join.join_type != JoinType::Inner => ("an outer join", STORED),
         LogicalPlan::Join(_) => ("a join", STORED),
         LogicalPlan::Union(_) => ("UNION", "write one INSERT for each branch"),

@@ -1,9 +1,15 @@
 //! Counts the rows of a stored file, streaming.
 
-use std::io::{BufReader, Read};
+use std::{
+    io::{BufReader, Read},
+    ops::Range,
+    sync::Arc,
+};
 
-use object_store::{ObjectStoreExt, path::Path};
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetObjectReader};
+use bytes::Bytes;
+use futures::{FutureExt, TryFutureExt, TryStreamExt, future::BoxFuture};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use parquet::{arrow::async_reader::MetadataFetch, errors::ParquetError, file::metadata::ParquetMetaDataReader};
 
 use crate::{
     catalog::{CsvOptions, FileFormat},
@@ -22,19 +28,33 @@ pub async fn rows(store: &Store, path: &str, size_bytes: u64, format: &FileForma
     let torn = |error: String| Error::corrupt(format!("{}/{path} cannot be counted: {error}", store.url()));
     if *format == FileFormat::Parquet {
         let location = store.object_path(path)?;
-        let mut reader = ParquetObjectReader::new(store.object_store(), location).with_file_size(size_bytes);
-        let metadata = reader.get_metadata(None).await.map_err(|error| torn(error.to_string()))?;
+        let ranges = Ranges { store: store.object_store(), location };
+        let metadata = ParquetMetaDataReader::new().load_and_finish(ranges, size_bytes).await;
+        let metadata = metadata.map_err(|error| torn(error.to_string()))?;
         return u64::try_from(metadata.file_metadata().num_rows()).map_err(|error| torn(error.to_string()));
     }
     let location: Path = store.object_path(path)?;
     let object = store.object_store().get(&location).await.map_err(|error| torn(error.to_string()))?;
     // The reader below is synchronous (decompression), the store is not: a bridge on a thread of its own.
-    let stream = tokio_util::io::StreamReader::new(futures::TryStreamExt::map_err(object.into_stream(), std::io::Error::other));
+    let stream = tokio_util::io::StreamReader::new(object.into_stream().map_err(std::io::Error::other));
     let bridge = tokio_util::io::SyncIoBridge::new(stream);
     let (format, path) = (format.clone(), path.to_owned());
     let counted = tokio::task::spawn_blocking(move || count_text(bridge, &path, &format)).await;
     let counted = counted.map_err(|error| Error::internal("the counting thread died").source_error(error))?;
     counted.map_err(|error| torn(error.to_string()))
+}
+
+/// Reads a Parquet file's footer and nothing else of it.
+struct Ranges {
+    store: Arc<dyn ObjectStore>,
+    location: Path,
+}
+
+impl MetadataFetch for Ranges {
+    fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        let read = async move { self.store.get_range(&self.location, range).await };
+        read.map_err(|error| ParquetError::External(Box::new(error))).boxed()
+    }
 }
 
 fn count_text(bytes: impl Read, path: &str, format: &FileFormat) -> std::io::Result<u64> {

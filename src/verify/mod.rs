@@ -176,7 +176,10 @@ async fn check_dead_letters(
     }
     // DROPMALFORMED counts bad records and keeps none.
     let ok = rows == totals.bad || rows == 0 && drops_malformed(job);
-    verdict.check(ok, difference(format!("dead letters: {rows} kept in {}, {} bad", store.url(), totals.bad), rows, totals.bad));
+    verdict.check(
+        ok,
+        difference(format!("dead letters: {rows} kept in {}, {} bad", store.url(), totals.bad), rows, totals.bad),
+    );
     Ok(())
 }
 

@@ -113,7 +113,8 @@ struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
     fn mount(at: &std::path::Path) -> Self {
-        let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(at).status();
+        let mount =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(at).status();
         assert!(mount.unwrap().success(), "the test of the full disk must be root to mount a small one");
         Self(at.to_owned())
     }

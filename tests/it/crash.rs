@@ -42,8 +42,11 @@ impl Watcher {
                 for (path, bytes) in &seen {
                     assert_eq!(now.get(path), Some(bytes), "{path} changed or vanished");
                 }
-                let mut lines: Vec<&[u8]> =
-                    now.values().flat_map(|bytes| bytes.split(|b| *b == b'\n')).filter(|line| !line.is_empty()).collect();
+                let mut lines: Vec<&[u8]> = now
+                    .values()
+                    .flat_map(|bytes| bytes.split(|b| *b == b'\n'))
+                    .filter(|line| !line.is_empty())
+                    .collect();
                 assert!(now.values().all(|bytes| bytes.ends_with(b"\n")), "a torn file");
                 let count = lines.len();
                 lines.sort_unstable();
@@ -114,8 +117,7 @@ async fn kill_9_at_random_moments_on_hdfs() {
     produce(&job.topic, 0, &records);
     let watcher = Watcher::start(job.store().await);
     for _ in 0..8 {
-        let mut child =
-            job.command(&["--available-now", "--progress", "none"]).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = job.command(&["--available-now", "--progress", "none"]).stderr(Stdio::null()).spawn().unwrap();
         tokio::time::sleep(Duration::from_millis(random.random_range(50..1500))).await;
         child.kill().unwrap();
         child.wait().unwrap();

@@ -116,7 +116,9 @@ async fn dry_run_checks_everything_and_writes_nothing() {
     let output = job.command(&["--dry-run"]).output().unwrap();
     let text = string(&output.stdout);
     assert!(output.status.success(), "{}", string(&output.stderr));
-    for expected in ["7 records waiting", "|-- price: double (nullable = true)", "decodes id, price", "nothing was written"] {
+    for expected in
+        ["7 records waiting", "|-- price: double (nullable = true)", "decodes id, price", "nothing was written"]
+    {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(!std::path::Path::new(&job.output).exists());
