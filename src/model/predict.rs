@@ -89,13 +89,7 @@ impl Predictor {
 
 /// Writes `intercept + coefficients . features` for `rows` rows into `out`, replacing what it held. The terms are added
 /// in the order of the features, so that a prediction is the same bit for bit wherever it is made.
-pub(super) fn predict_into(
-    intercept: f64,
-    coefficients: &[f64],
-    features: &[&[f64]],
-    rows: usize,
-    out: &mut Vec<f64>,
-) {
+pub(super) fn predict_into(intercept: f64, coefficients: &[f64], features: &[&[f64]], rows: usize, out: &mut Vec<f64>) {
     out.clear();
     out.resize(rows, intercept);
     for (chunk, out) in out.chunks_mut(CHUNK_ROWS).enumerate() {

@@ -276,10 +276,8 @@ mod tests {
     /// Columns x1 .. xp, y with y a known combination plus noise; each column in its own scale.
     pub(crate) fn columns(rows: usize, scales: &[f64], seed: u64) -> Vec<Vec<f64>> {
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let mut all: Vec<Vec<f64>> = scales
-            .iter()
-            .map(|scale| (0..rows).map(|_| scale * (3.0 + random.random::<f64>())).collect())
-            .collect();
+        let mut all: Vec<Vec<f64>> =
+            scales.iter().map(|scale| (0..rows).map(|_| scale * (3.0 + random.random::<f64>())).collect()).collect();
         let noise = |random: &mut rand_chacha::ChaCha8Rng| random.random::<f64>() - 0.5;
         let target = (0..rows)
             .map(|row| {

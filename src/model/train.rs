@@ -184,8 +184,11 @@ fn without_redundant(factor: &QrFactor, layout: &Layout, drop: bool) -> Result<(
     {
         let text: Vec<String> = left_out.iter().map(|left| format!("'{}': {}", left.feature, left.why)).collect();
         let plural = if left_out.len() == 1 { "a feature adds" } else { "some features add" };
-        return Err(Error::invalid(format!("{plural} nothing, and the coefficients would be arbitrary: {}", text.join("; ")))
-            .help(format!("leave out '{}', or use --drop-redundant", first.feature)));
+        return Err(Error::invalid(format!(
+            "{plural} nothing, and the coefficients would be arbitrary: {}",
+            text.join("; ")
+        ))
+        .help(format!("leave out '{}', or use --drop-redundant", first.feature)));
     }
     let kept = (0..names.len() - 1).filter(|feature| redundant.iter().all(|found| found.feature != *feature));
     Ok((kept.collect(), left_out))
