@@ -1,1 +1,50 @@
-fn main() {}
+//! All benches in one binary: `cargo bench -- decode plan sink commit train`, and `cargo bench -- end-to-end`, which
+//! needs the real Kafka and HDFS of `scripts/services.sh`. Each asserts its row count; `benches/README.md` has the
+//! numbers and the command for each.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+mod commit;
+mod decode;
+mod end_to_end;
+mod measure;
+mod plan;
+mod reference;
+mod sink;
+mod train;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Bench = (&'static str, fn());
+
+const BENCHES: [Bench; 6] = [
+    ("decode", decode::run),
+    ("plan", plan::run),
+    ("sink", sink::run),
+    ("commit", commit::run),
+    ("train", train::run),
+    ("end-to-end", end_to_end::run),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    // The end-to-end bench measures whole processes; R is one of them.
+    if let [mode, brokers, topic, records] = arguments.as_slice()
+        && mode == "reference"
+    {
+        return reference::consume(brokers, topic, records.parse().expect("a count of records"));
+    }
+    let known: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+    for argument in &arguments {
+        assert!(known.contains(&argument.as_str()), "unknown bench {argument:?}; there are {known:?}");
+    }
+    let wanted = |name: &str| {
+        if arguments.is_empty() { name != "end-to-end" } else { arguments.iter().any(|argument| argument == name) }
+    };
+    for (name, run) in BENCHES {
+        if wanted(name) {
+            println!("== {name}");
+            run();
+        }
+    }
+}

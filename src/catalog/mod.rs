@@ -1,15 +1,34 @@
 //! What a job file declares: tables with options, views, and inserts.
 //!
-//! `job.rs` reads the text (statements, variables, places), `ddl.rs` the `CREATE TABLE`, `options.rs` the `WITH`
-//! clause; `table.rs` holds the result in types, so that nothing after this module handles an option as text.
+//! `variables.rs` puts the variables in, `text.rs` remembers where everything stood, `lexer.rs` finds words and
+//! statements, `job.rs` reads them. `ddl.rs` reads the `CREATE TABLE`, `types.rs` its columns' types; `options.rs`,
+//! `connector.rs`, `kafka_table.rs`, `kafka_offsets.rs` and `file_table.rs` the `WITH` clause; `table.rs` holds the
+//! result in types, so that nothing after this module handles an option as text. `check.rs` looks at the job as a
+//! whole, `locate.rs` finds the place of DataFusion's errors. `session.rs` makes sessions.
 
+mod check;
+mod connector;
+mod cursor;
+mod ddl;
+mod file_table;
 pub mod job;
+mod kafka_offsets;
+mod kafka_table;
+mod lexer;
+mod locate;
+mod options;
 pub mod session;
 pub mod table;
+mod text;
+mod types;
+mod variables;
 
 pub use job::{Insert, Job, Variables, View};
+pub use locate::locate_error;
+pub use options::parse_duration;
 pub use table::{
     AvroOptions, Column, Compression, Connector, ConsoleTable, CsvOptions, DecodeOptions, FileFormat, FileTable,
     KafkaClientOptions, KafkaColumn, KafkaTable, OffsetSpec, ParseMode, PayloadFormat, StartingOffsets, Subscription,
     Table,
 };
+pub use text::SqlText;

@@ -31,6 +31,8 @@ pub fn session(limits: SessionLimits) -> Result<SessionContext> {
     let mut config = SessionConfig::new().with_target_partitions(limits.partitions).with_information_schema(true);
     let options = config.options_mut();
     options.sql_parser.map_string_types_to_utf8view = false;
+    // For errors that point at their place.
+    options.sql_parser.collect_spans = true;
     options.execution.parquet.schema_force_view_types = false;
     options.execution.time_zone = Some("+00:00".to_owned());
     let runtime = RuntimeEnvBuilder::new()

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-use crate::error::Place;
+use crate::error::{Error, Place, Result};
 
 /// `CREATE TABLE name (columns) WITH (options)`.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct Table {
     pub connector: Connector,
     /// Where the table's name stands in the job file.
     pub place: Place,
+    /// Where each option's name stands, by its documented name: for what is found out later.
+    pub places: BTreeMap<String, Place>,
 }
 
 impl Table {
@@ -22,6 +24,43 @@ impl Table {
     pub fn schema(&self) -> SchemaRef {
         let field = |column: &Column| Field::new(&column.name, column.data_type.clone(), column.nullable);
         std::sync::Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
+    }
+
+    /// Where the option stands; the table's name if it was not given.
+    pub fn place_of(&self, option: &str) -> Place {
+        self.places.get(option).unwrap_or(&self.place).clone()
+    }
+
+    /// Checks that the table can be the source of a stream, which has no end.
+    ///
+    /// # Errors
+    /// `Invalid` at the option that says where to end.
+    pub fn check_stream(&self) -> Result<()> {
+        let ending = ["endingOffsets", "endingTimestamp", "endingOffsetsByTimestamp"];
+        match ending.into_iter().find(|option| self.places.contains_key(*option)) {
+            Some(option) => Err(Error::invalid(format!("the option '{option}' is only for batch queries"))
+                .at(self.place_of(option))
+                .help("leave it out, or read the table with `tidemill query`")),
+            None => Ok(()),
+        }
+    }
+
+    /// Where a batch query starts to read a Kafka table: what the options say, else the earliest record (a stream
+    /// starts at the latest). `None` for another connector.
+    pub fn batch_starting_offsets(&self) -> Option<StartingOffsets> {
+        let Connector::Kafka(kafka) = &self.connector else { return None };
+        let given = ["startingOffsets", "startingTimestamp", "startingOffsetsByTimestamp"];
+        let given = given.into_iter().any(|option| self.places.contains_key(option));
+        Some(if given { kafka.starting_offsets.clone() } else { StartingOffsets::Earliest })
+    }
+
+    /// The `checkpointLocation` of the query that writes this table.
+    pub fn checkpoint_location(&self) -> Option<&str> {
+        match &self.connector {
+            Connector::Kafka(table) => table.checkpoint_location.as_deref(),
+            Connector::File(table) => table.checkpoint_location.as_deref(),
+            Connector::Console(table) => table.checkpoint_location.as_deref(),
+        }
     }
 }
 

@@ -1,13 +1,43 @@
 //! `tidemill demo`.
 
-use clap::Args;
+use std::{path::PathBuf, time::Duration};
 
-use crate::error::{Error, Result};
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::signals;
+use crate::{
+    demo::{DemoOptions, demo},
+    error::Result,
+};
 
 /// See it all in one process: simulated prices, a broker, a stream, files, a query and a model
+///
+/// Nothing else is needed: no Kafka, no Hadoop, no Java. The job that it runs is sql/demo.sql.
 #[derive(Debug, Args)]
-pub struct DemoArgs {}
+#[command(after_help = "Examples:\n  tidemill demo --for 30s\n  tidemill demo --dir /tmp/look --rate 5000")]
+pub struct DemoArgs {
+    /// End after this time ('30s', '2 minutes'); without it, at Ctrl-C
+    #[arg(long = "for", value_name = "TIME", value_parser = super::stream::interval)]
+    duration: Option<Duration>,
+    /// Where the files go; it must be empty or absent
+    #[arg(long, value_name = "DIR", default_value = "tidemill-demo")]
+    dir: PathBuf,
+    /// Prices a second
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    rate: u32,
+    /// The same seed gives the same prices
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+}
 
-pub async fn run(_args: DemoArgs) -> Result<()> {
-    Err(Error::unsupported("`tidemill demo` is not built yet"))
+/// Runs the command.
+///
+/// # Errors
+/// The demo's.
+pub async fn run(args: DemoArgs) -> Result<()> {
+    let stop = CancellationToken::new();
+    signals::cancel_on_signal(stop.clone());
+    let options = DemoOptions { duration: args.duration, directory: args.dir, rate: args.rate, seed: args.seed };
+    demo(&options, &stop).await
 }

@@ -7,9 +7,11 @@ use clap::{Parser, Subcommand};
 use crate::error::Result;
 
 mod demo;
+mod job;
 mod predict;
 mod produce;
 mod query;
+mod signals;
 mod stream;
 mod train;
 mod verify;

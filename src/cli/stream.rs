@@ -1,13 +1,85 @@
 //! `tidemill stream`.
 
-use clap::Args;
+use std::{path::PathBuf, time::Duration};
 
-use crate::error::{Error, Result};
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{job::JobArgs, signals};
+use crate::{
+    checkpoint::Ledger,
+    error::{Error, Result},
+    stream::{ProgressFormat, StreamOptions, Trigger, describe, launch},
+};
 
 /// Launch the streaming queries of a job file
+///
+/// Every INSERT INTO of the file becomes a query of its own, with its own checkpoint. Stop it with Ctrl-C or SIGTERM:
+/// it finishes the batch that it is in. Start it again and it goes on where it stopped, exactly once.
 #[derive(Debug, Args)]
-pub struct StreamArgs {}
+#[command(after_help = "Examples:\n  \
+    tidemill stream sql/bitcoin.sql --dry-run\n  \
+    tidemill stream sql/bitcoin.sql -D KAFKA=broker:9092 --trigger '10 seconds'\n  \
+    tidemill stream sql/bitcoin.sql --available-now      # read what is there, then stop")]
+pub struct StreamArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Start a batch every so often ('10 seconds', '200ms'); without it, as soon as there is something to read
+    #[arg(long, value_name = "INTERVAL", value_parser = interval)]
+    trigger: Option<Duration>,
+    /// Read what is in Kafka now, in batches, then stop
+    #[arg(long, conflicts_with_all = ["trigger", "once"])]
+    available_now: bool,
+    /// Run one batch without limits, then stop
+    #[arg(long, conflicts_with = "trigger")]
+    once: bool,
+    /// Check everything, print schemas, plans and where each query stands, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value = "line", value_name = "FORMAT")]
+    progress: ProgressFormat,
+    /// Also append every batch's progress (Spark's JSON) to this file
+    #[arg(long, value_name = "FILE")]
+    progress_log: Option<PathBuf>,
+}
 
-pub async fn run(_args: StreamArgs) -> Result<()> {
-    Err(Error::unsupported("`tidemill stream` is not built yet"))
+/// Runs the command.
+///
+/// # Errors
+/// The job's.
+pub async fn run(args: StreamArgs) -> Result<()> {
+    let job = args.job.read()?;
+    if args.dry_run {
+        print!("{}", describe(&job).await?);
+        println!("dry run: everything is in order, nothing was written");
+        return Ok(());
+    }
+    let trigger = match (args.trigger, args.available_now, args.once) {
+        (Some(interval), ..) => Trigger::ProcessingTime(interval),
+        (None, true, _) => Trigger::AvailableNow,
+        (None, _, true) => Trigger::Once,
+        _ => Trigger::AsSoonAsPossible,
+    };
+    let stop = CancellationToken::new();
+    signals::cancel_on_signal(stop.clone());
+    let options = StreamOptions { trigger, progress: args.progress, progress_log: args.progress_log };
+    for (name, totals) in launch(&job, &options, &stop).await? {
+        eprintln!("{}", summary(&name, &totals));
+    }
+    Ok(())
+}
+
+/// The ledger in one line.
+pub fn summary(name: &str, totals: &Ledger) -> String {
+    let Ledger { consumed, written, filtered, bad, expanded, .. } = totals;
+    let expanded = if *expanded > 0 { format!(" (UNNEST added {expanded})") } else { String::new() };
+    format!("{name}: consumed {consumed} = written {written} + filtered {filtered} + bad {bad}{expanded}")
+}
+
+/// `10 seconds`, `200ms`: for clap.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    crate::catalog::parse_duration(text)
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| Error::invalid(format!("{text:?} is no interval: write '10 seconds' or '200ms'")).to_string())
 }

@@ -1,7 +1,15 @@
 //! Clients of a Kafka cluster, on librdkafka: configuration, metadata, and messages by the batch.
 //!
 //! `config.rs` turns `kafka.*` options into a checked librdkafka configuration, `client.rs` asks for metadata and
-//! offsets with a timeout, `batch.rs` (the only `unsafe` here) takes messages from a partition queue many at a time.
+//! offsets with a timeout, `batch.rs` (the only `unsafe` here) takes messages from a partition's queue many at a time.
+
+pub mod batch;
+pub mod client;
+pub mod config;
+mod keys;
+
+pub use client::KafkaClient;
+pub use config::{bootstrap_servers, consumer_config, producer_config};
 
 /// One Kafka record, borrowed from librdkafka's fetch buffer: decode it, then let it go.
 #[derive(Debug, Clone, Copy)]

@@ -9,9 +9,18 @@ use serde::{Deserialize, Serialize};
 use crate::store::Staged;
 
 pub mod console;
+pub mod csv;
+mod encode;
 pub mod file;
+pub mod json;
 pub mod kafka;
+mod layout;
+mod number;
+pub mod parquet;
+mod partition;
+mod pattern;
 pub mod spark_log;
+mod text;
 
 /// A staged file with its row count, as `prepared/N` holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

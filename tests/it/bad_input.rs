@@ -1,1 +1,201 @@
+//! Mistakes and broken surroundings: one clear error, a non-zero exit, nothing lost.
 
+use crate::support::{
+    hdfs,
+    job::{JobText, TestJob, prices},
+    kafka::{create_topic, produce},
+};
+
+/// A job whose topic holds ten records.
+fn ready(root: Option<&str>, text: &JobText<'_>) -> TestJob {
+    let job = TestJob::new(root, text);
+    create_topic(&job.topic, 1);
+    produce(&job.topic, 0, &prices(0..10).0);
+    job
+}
+
+fn assert_all(error: &str, expected: &[&str]) {
+    for part in expected {
+        assert!(error.contains(part), "{part:?} is not in:\n{error}");
+    }
+}
+
+#[test]
+fn a_misspelt_option_names_its_place_and_the_nearest() {
+    let job = ready(None, &JobText { source: ", maxOffsetPerTrigger = 5", ..JobText::default() });
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_eq!(code, 2);
+    assert_all(&error, &["maxOffsetPerTrigger", "maxOffsetsPerTrigger", "job.sql:2:", "^^^"]);
+}
+
+#[test]
+fn a_misspelt_column_names_its_place_and_the_nearest() {
+    let job = ready(None, &JobText { select: "SELECT id, prize FROM prices", ..JobText::default() });
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_eq!(code, 2);
+    assert_all(&error, &["prize", "price", "job.sql:", "^^^^^"]);
+}
+
+#[test]
+fn a_misspelt_topic_names_the_nearest() {
+    let job = ready(None, &JobText::default());
+    let text = std::fs::read_to_string(&job.file).unwrap();
+    let misspelt = format!("{}x", job.topic);
+    std::fs::write(&job.file, text.replace(&job.topic, &misspelt)).unwrap();
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_ne!(code, 0);
+    assert_all(&error, &[&misspelt, &job.topic]);
+}
+
+#[test]
+fn no_broker_is_said_within_seconds() {
+    let job = ready(None, &JobText::default());
+    let text = std::fs::read_to_string(&job.file).unwrap();
+    std::fs::write(&job.file, text.replace(&crate::support::kafka(), "127.0.0.1:1")).unwrap();
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_eq!(code, 3);
+    assert_all(&error, &["127.0.0.1:1", "help:"]);
+}
+
+#[test]
+fn no_name_node_is_said_within_seconds() {
+    let job = ready(Some("hdfs://127.0.0.1:1"), &JobText::default());
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_eq!(code, 3);
+    assert_all(&error, &["127.0.0.1:1", "help:"]);
+}
+
+#[test]
+fn a_name_node_that_never_answers_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let root = format!("hdfs://{}", silent.local_addr().unwrap());
+    let job = ready(Some(&root), &JobText::default());
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_eq!(code, 3);
+    assert_all(&error, &[&silent.local_addr().unwrap().to_string(), "help:"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_permission_nothing_is_written() {
+    let job = ready(Some(&hdfs()), &JobText::default());
+    let output = job.command(&["--available-now"]).env("HADOOP_USER_NAME", "a-stranger").output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert_all(&error.to_lowercase(), &["permission"]);
+    job.run();
+    assert_eq!(job.lines().await.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_nothing_is_lost() {
+    let text = JobText { source: ", maxOffsetsPerTrigger = 50000", ..JobText::default() };
+    let job = TestJob::new(None, &text);
+    create_topic(&job.topic, 1);
+    let (records, lines) = prices(0..200_000);
+    produce(&job.topic, 0, &records);
+    let out = job.directory.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let _mounted = SmallDisk::mount(&out);
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_eq!(code, 1);
+    assert_all(&error, &["full"]);
+    // More room, and it goes on where it stopped.
+    let grown = std::process::Command::new("mount").args(["-o", "remount,size=64m"]).arg(&out).status().unwrap();
+    assert!(grown.success());
+    job.run();
+    assert_eq!(job.lines().await, lines);
+    let (ok, verdict) = job.verify();
+    assert!(ok, "{verdict}");
+}
+
+/// A file system of 2 MiB, which needs root (as in CI and containers).
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path) -> Self {
+        let mount =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(at).status();
+        assert!(mount.unwrap().success(), "the test of the full disk must be root to mount a small one");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_query_on_an_old_checkpoint_is_refused() {
+    let job = ready(None, &JobText::default());
+    job.run();
+    produce(&job.topic, 0, &prices(10..20).0);
+    job.write(&JobText { select: "SELECT id, price, price * 2 AS twice FROM prices", ..JobText::default() });
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_eq!(code, 1);
+    assert_all(&error, &["the checkpoint belongs to another query", "\"twice\" is new", "help:"]);
+    let (_, dry) = job.fails(&["--dry-run"]);
+    assert_all(&dry, &["\"twice\" is new"]);
+    // A filter may change, as in Spark.
+    job.write(&JobText { select: "SELECT id, price FROM prices WHERE id <> 15", ..JobText::default() });
+    job.run();
+    assert_eq!(job.lines().await.len(), 19);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_checkpoint_over_an_output_with_a_log_is_refused() {
+    let job = ready(None, &JobText::default());
+    job.run();
+    std::fs::remove_dir_all(job.checkpoint()).unwrap();
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_eq!(code, 1);
+    assert_all(&error, &["the checkpoint is new, but the output has a log", "help:"]);
+    assert_eq!(job.lines().await.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_output_and_a_damaged_checkpoint_are_refused() {
+    let job = ready(None, &JobText::default());
+    job.run();
+    let moved = format!("{}-moved", job.output);
+    std::fs::rename(&job.output, &moved).unwrap();
+    let (_, error) = job.fails(&["--available-now"]);
+    assert_all(&error, &["no _spark_metadata", "help:"]);
+    std::fs::rename(&moved, &job.output).unwrap();
+    let offsets = std::path::Path::new(&job.checkpoint()).join("offsets/0");
+    let text = std::fs::read_to_string(&offsets).unwrap();
+    std::fs::write(&offsets, text.replace(":10}", ":90}")).unwrap();
+    let (_, error) = job.fails(&["--available-now"]);
+    assert_all(&error, &["offsets/0 cannot be trusted", "checksum", "help:"]);
+    std::fs::write(&offsets, text).unwrap();
+    job.run();
+}
+
+#[test]
+fn a_plan_that_one_batch_cannot_answer_is_refused_with_the_way_out() {
+    for (select, expected) in [
+        ("SELECT count(*) AS n FROM prices", "aggregate"),
+        ("SELECT DISTINCT id FROM prices", "DISTINCT"),
+        ("SELECT id, price FROM prices ORDER BY id", "ORDER BY"),
+        ("SELECT id, price FROM prices LIMIT 5", "LIMIT"),
+        ("SELECT a.id FROM prices a JOIN prices b ON a.id = b.id", "join"),
+        ("SELECT id, NULL AS nothing FROM prices", "without a type"),
+        ("SELECT id, price AS id FROM prices", "two columns named"),
+    ] {
+        let job = ready(None, &JobText { select, ..JobText::default() });
+        let (code, error) = job.fails(&["--available-now"]);
+        assert_eq!(code, 2, "{error}");
+        assert_all(&error, &[expected, "help:", "job.sql:"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failfast_stops_at_the_record_and_commits_nothing_of_the_batch() {
+    let job = ready(None, &JobText { source: ", mode = 'FAILFAST'", ..JobText::default() });
+    produce(&job.topic, 0, &[(None, "{\"id\": true}".to_owned())]);
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_eq!(code, 1);
+    assert_all(&error, &[&job.topic, "partition 0", "offset 10"]);
+    assert!(job.lines().await.is_empty());
+}

@@ -1,6 +1,11 @@
 //! What the tests share: the services' addresses, the real binary, temporary names.
 
+pub mod kafka;
+
 use std::path::PathBuf;
+
+pub mod job;
+pub mod kafka;
 
 /// The address of the real Kafka broker.
 pub fn kafka() -> String {
@@ -24,4 +29,10 @@ pub fn unique(prefix: &str) -> String {
 /// The real binary.
 pub fn tidemill() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_tidemill"))
+}
+
+/// Sends a signal by name to a child.
+pub fn signal(child: &std::process::Child, name: &str) {
+    let status = std::process::Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
 }

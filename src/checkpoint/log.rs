@@ -1,0 +1,236 @@
+//! The checkpoint directory: reading and writing its files.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{Fingerprint, OffsetEntry, Prepared, recovery::Facts};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    source::Offsets,
+    store::{Created, Store},
+};
+
+/// Batches whose files are kept, as in Spark (`minBatchesToRetain`).
+const BATCHES_RETAINED: u64 = 100;
+/// Old files are deleted every so many batches, so that most batches pay nothing for it.
+const PURGE_INTERVAL: u64 = 10;
+
+/// The checkpoint of one query, opened by one run of it.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    store: Store,
+    /// The query's identity, kept across restarts.
+    pub query_id: String,
+    /// This run's identity: it tells our files from those of another instance.
+    pub run_id: String,
+}
+
+impl Checkpoint {
+    /// Opens the directory, or makes it.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt` if `metadata` is missing although there are offsets, or cannot be read.
+    pub async fn open(store: Store) -> Result<Self> {
+        let run_id = Uuid::new_v4().to_string();
+        let mut text = store.read("metadata").await?;
+        if text.is_none() {
+            if !ids(&store, "offsets").await?.is_empty() {
+                return Err(Error::corrupt(format!("{}/metadata is missing, but there are offsets", store.url()))
+                    .help("restore it from a backup: the query's identity is in it"));
+            }
+            let fresh = Bytes::from(format!("{{\"id\":\"{}\"}}", Uuid::new_v4()));
+            match store.create("metadata", fresh.clone()).await? {
+                Created::New => text = Some(fresh),
+                Created::Exists => text = store.read("metadata").await?,
+            }
+        }
+        let query_id = text
+            .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
+            .and_then(|json| json.get("id").and_then(|id| id.as_str()).map(str::to_owned))
+            .ok_or_else(|| Error::corrupt(format!("{}/metadata holds no query id", store.url())))?;
+        Ok(Self { store, query_id, run_id })
+    }
+
+    /// Opens the directory to look at it: nothing is written. A new one gets an identity for the moment only.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub async fn open_read_only(store: Store) -> Result<Self> {
+        let fresh = store.read("metadata").await?.is_none() && ids(&store, "offsets").await?.is_empty();
+        if !fresh {
+            return Self::open(store).await;
+        }
+        Ok(Self { store, query_id: Uuid::new_v4().to_string(), run_id: Uuid::new_v4().to_string() })
+    }
+
+    /// The absolute URL of the directory.
+    pub fn url(&self) -> &str {
+        self.store.url()
+    }
+
+    /// Lists the logs; the sink's part is the caller's.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn facts(&self) -> Result<Facts> {
+        Ok(Facts {
+            offsets: ids(&self.store, "offsets").await?,
+            prepared: ids(&self.store, "prepared").await?,
+            commits: ids(&self.store, "commits").await?,
+            sink_log: None,
+            keeps_sink_log: false,
+        })
+    }
+
+    /// Where batch 0 starts; the first caller's answer stays.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt`.
+    pub async fn initial_offsets(&self, fresh: &Offsets) -> Result<Offsets> {
+        let content = Bytes::from(format!("\0v1\n{fresh}"));
+        match self.store.create("sources/0/0", content).await? {
+            Created::New => Ok(fresh.clone()),
+            Created::Exists => Ok(self.read_initial_offsets().await?.unwrap_or_else(|| fresh.clone())),
+        }
+    }
+
+    /// Where batch 0 started, if that is still known.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt`.
+    pub async fn read_initial_offsets(&self) -> Result<Option<Offsets>> {
+        let Some(bytes) = self.store.read("sources/0/0").await? else { return Ok(None) };
+        let text = std::str::from_utf8(&bytes).unwrap_or_default();
+        let json = text.trim_start_matches('\0').strip_prefix("v1\n");
+        let offsets = json.ok_or_else(|| Error::corrupt("it does not start with v1")).and_then(str::parse);
+        offsets.map(Some).map_err(|error| self.corrupt("sources/0/0", &error))
+    }
+
+    /// What batch `batch` reads.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt` if it is missing, torn or flipped.
+    pub async fn offsets(&self, batch: u64) -> Result<OffsetEntry> {
+        let path = format!("offsets/{batch}");
+        OffsetEntry::parse(&self.text(&path).await?).map_err(|error| self.corrupt(&path, &error))
+    }
+
+    /// What batch `batch` produced.
+    ///
+    /// # Errors
+    /// As `offsets`.
+    pub async fn prepared(&self, batch: u64) -> Result<Prepared> {
+        let path = format!("prepared/{batch}");
+        Prepared::parse(&self.text(&path).await?).map_err(|error| self.corrupt(&path, &error))
+    }
+
+    /// Announces what batch `batch` reads.
+    ///
+    /// # Errors
+    /// `Conflict` if another instance announced it first.
+    pub async fn write_offsets(&self, batch: u64, entry: &OffsetEntry) -> Result<()> {
+        self.write(&format!("offsets/{batch}"), entry.to_text(&self.run_id)).await
+    }
+
+    /// Fixes what the batch produced.
+    ///
+    /// # Errors
+    /// `Conflict` if another instance fixed it first.
+    pub async fn write_prepared(&self, prepared: &Prepared) -> Result<()> {
+        self.write(&format!("prepared/{}", prepared.batch_id), prepared.to_text()?).await
+    }
+
+    /// Says that the batch is done. A commit that is there already is the same: its text has no identity in it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn write_commit(&self, batch: u64, watermark_ms: i64) -> Result<()> {
+        let text = format!("v1\n{{\"nextBatchWatermarkMs\":{watermark_ms}}}");
+        self.write(&format!("commits/{batch}"), text).await
+    }
+
+    /// Deletes the files of batches that recovery can no longer need.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn purge(&self, committed: u64) -> Result<()> {
+        let Some(keep_from) = committed.checked_sub(BATCHES_RETAINED) else { return Ok(()) };
+        if committed % PURGE_INTERVAL != 0 {
+            return Ok(());
+        }
+        for log in ["offsets", "prepared", "commits"] {
+            for id in ids(&self.store, log).await?.into_iter().filter(|id| *id < keep_from) {
+                self.store.delete(&format!("{log}/{id}")).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the query is the one that made this checkpoint, and notes it from batch `batch` on if it is new or
+    /// changed in a way that is allowed.
+    ///
+    /// # Errors
+    /// `Conflict`, naming the difference.
+    pub async fn check_fingerprint(&self, batch: u64, fingerprint: &Fingerprint) -> Result<()> {
+        if let Some((id, old)) = self.compare_fingerprint(batch, fingerprint).await?
+            && (old == *fingerprint || id == batch)
+        {
+            return Ok(());
+        }
+        let text = serde_json::to_string(fingerprint)
+            .map_err(|error| Error::internal("the fingerprint does not serialise").source_error(error))?;
+        self.store.create(&format!("queries/{batch}"), text.into()).await.map(|_| ())
+    }
+
+    /// Compares with the newest fingerprint up to `batch`, and returns that.
+    ///
+    /// # Errors
+    /// `Conflict`, naming the difference.
+    pub async fn compare_fingerprint(
+        &self,
+        batch: u64,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<(u64, Fingerprint)>> {
+        let known = ids(&self.store, "queries").await?;
+        let Some(id) = known.into_iter().rev().find(|id| *id <= batch) else { return Ok(None) };
+        let path = format!("queries/{id}");
+        let old: Fingerprint = serde_json::from_str(&self.text(&path).await?)
+            .map_err(|error| self.corrupt(&path, &Error::corrupt(error.to_string())))?;
+        fingerprint.check(&old)?;
+        Ok(Some((id, old)))
+    }
+
+    async fn write(&self, path: &str, text: String) -> Result<()> {
+        match self.store.create(path, text.into()).await? {
+            Created::New => Ok(()),
+            Created::Exists => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("{}/{path} was written by another instance: two jobs run on one checkpoint", self.store.url()),
+            )
+            .help("this instance stops and the other goes on; give each job a checkpointLocation of its own")),
+        }
+    }
+
+    async fn text(&self, path: &str) -> Result<String> {
+        let bytes = self.store.read(path).await?;
+        let bytes = bytes.ok_or_else(|| self.corrupt(path, &Error::corrupt("the file is missing")))?;
+        String::from_utf8(bytes.into()).map_err(|_| self.corrupt(path, &Error::corrupt("the file is not UTF-8 text")))
+    }
+
+    fn corrupt(&self, path: &str, error: &Error) -> Error {
+        Error::corrupt(format!("{}/{path} cannot be trusted: {}", self.store.url(), error.message()))
+            .help("restore the checkpoint from a backup, or start anew with another path and checkpointLocation")
+    }
+}
+
+/// The numbers of the files in a log, ascending; other names (temporaries, checksums) are not of the log.
+async fn ids(store: &Store, log: &str) -> Result<Vec<u64>> {
+    let mut ids: Vec<u64> = store.list(log).await?.iter().filter_map(|entry| id_of(&entry.path)).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+fn id_of(path: &str) -> Option<u64> {
+    let name = path.rsplit('/').next()?;
+    name.bytes().all(|b| b.is_ascii_digit()).then(|| name.parse().ok())?
+}

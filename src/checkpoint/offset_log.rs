@@ -1,0 +1,172 @@
+//! `offsets/N`: what batch N reads, in Spark's text.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{Error, Result},
+    source::Offsets,
+};
+
+/// One file of the offset log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OffsetEntry {
+    pub watermark_ms: i64,
+    /// What `now()` says in this batch, however often it is run.
+    pub timestamp_ms: i64,
+    /// Spark's configuration map, and our two keys.
+    pub conf: Map<String, Value>,
+    /// Where the batch ends, one line per source.
+    pub ends: Vec<Offsets>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    #[serde(default)]
+    batch_watermark_ms: i64,
+    #[serde(default)]
+    batch_timestamp_ms: i64,
+    #[serde(default)]
+    conf: Map<String, Value>,
+}
+
+/// Who wrote the file; Spark ignores keys that it does not know.
+const RUN_ID: &str = "tidemill.runId";
+/// Of the file without this key, so that a flipped bit is noticed.
+const CRC32: &str = "tidemill.crc32";
+
+impl OffsetEntry {
+    /// The file's text, without a final line feed, as Spark writes it.
+    pub fn to_text(&self, run_id: &str) -> String {
+        let mut conf = self.conf.clone();
+        conf.remove(CRC32);
+        conf.insert(RUN_ID.to_owned(), Value::from(run_id));
+        let body = self.text_with(conf.clone());
+        conf.insert(CRC32.to_owned(), Value::from(format!("{:08x}", crc32fast::hash(body.as_bytes()))));
+        self.text_with(conf)
+    }
+
+    fn text_with(&self, conf: Map<String, Value>) -> String {
+        let header = Header { batch_watermark_ms: self.watermark_ms, batch_timestamp_ms: self.timestamp_ms, conf };
+        let header = serde_json::to_value(&header).map(|value| value.to_string()).unwrap_or_default();
+        let mut text = format!("v1\n{header}");
+        for end in &self.ends {
+            text.push('\n');
+            text.push_str(&end.to_string());
+        }
+        text
+    }
+
+    /// Reads a file of ours or of Spark's.
+    ///
+    /// # Errors
+    /// `Corrupt`, saying what is wrong; the caller adds the file's name.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut lines = text.lines();
+        match lines.next() {
+            Some("v1") => {}
+            None => return Err(Error::corrupt("the file is empty")),
+            Some(other) => {
+                return Err(Error::corrupt(format!("the first line is {other:?}, expected \"v1\"")));
+            }
+        }
+        let header = lines.next().ok_or_else(|| Error::corrupt("the line with the batch's metadata is missing"))?;
+        let header: Header = serde_json::from_str(header)
+            .map_err(|error| Error::corrupt(format!("line 2 is no batch metadata: {error}")))?;
+        let ends = lines.map(|line| line.parse::<Offsets>()).collect::<Result<Vec<_>>>()?;
+        if ends.is_empty() {
+            return Err(Error::corrupt("the offsets are missing (a torn file?)"));
+        }
+        let entry = Self {
+            watermark_ms: header.batch_watermark_ms,
+            timestamp_ms: header.batch_timestamp_ms,
+            conf: header.conf,
+            ends,
+        };
+        entry.check_crc32()?;
+        Ok(entry)
+    }
+
+    fn check_crc32(&self) -> Result<()> {
+        let Some(expected) = self.conf.get(CRC32).and_then(Value::as_str) else {
+            return Ok(()); // Spark wrote it
+        };
+        let mut conf = self.conf.clone();
+        conf.remove(CRC32);
+        let found = format!("{:08x}", crc32fast::hash(self.text_with(conf).as_bytes()));
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!("its checksum is {found}, it says {expected}: the file was changed")))
+    }
+}
+
+/// The configuration that Spark 3.5 to 4 keep with every batch, for a query that Spark may take over.
+pub fn spark_conf() -> Map<String, Value> {
+    let pairs = [
+        (
+            "spark.sql.streaming.stateStore.providerClass",
+            "org.apache.spark.sql.execution.streaming.state.HDFSBackedStateStoreProvider",
+        ),
+        ("spark.sql.streaming.join.stateFormatVersion", "2"),
+        ("spark.sql.streaming.stateStore.compression.codec", "lz4"),
+        ("spark.sql.optimizer.pruneFiltersCanPruneStreamingSubplan", "false"),
+        ("spark.sql.streaming.stateStore.rocksdb.formatVersion", "5"),
+        ("spark.sql.streaming.statefulOperator.useStrictDistribution", "true"),
+        ("spark.sql.streaming.flatMapGroupsWithState.stateFormatVersion", "2"),
+        ("spark.sql.streaming.multipleWatermarkPolicy", "min"),
+        ("spark.sql.streaming.aggregation.stateFormatVersion", "2"),
+        ("spark.sql.shuffle.partitions", "200"),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> OffsetEntry {
+        OffsetEntry {
+            watermark_ms: 0,
+            timestamp_ms: 1_795_225_122_869,
+            conf: spark_conf(),
+            ends: vec![r#"{"t35":{"1":2,"0":2}}"#.parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        let text = entry().to_text("run");
+        assert!(text.starts_with("v1\n{\"batchWatermarkMs\":0,\"batchTimestampMs\":1795225122869,\"conf\":{\"spark."));
+        assert!(text.ends_with("\n{\"t35\":{\"0\":2,\"1\":2}}"));
+        let read = OffsetEntry::parse(&text).unwrap();
+        assert_eq!(read.ends, entry().ends);
+        assert_eq!(read.to_text("run"), text);
+    }
+
+    #[test]
+    fn reads_what_spark_wrote() {
+        let text = "v1\n{\"batchWatermarkMs\":0,\"batchTimestampMs\":1,\"conf\":{}}\n{\"t\":{\"1\":2,\"0\":2}}";
+        assert_eq!(OffsetEntry::parse(text).unwrap().timestamp_ms, 1);
+        assert!(OffsetEntry::parse("v1\n{}\n{\"t\":{\"0\":2}}").is_ok());
+    }
+
+    #[test]
+    fn any_flipped_or_missing_byte_is_noticed() {
+        let text = entry().to_text("run");
+        for cut in 0..text.len() {
+            let error = OffsetEntry::parse(&text[..cut]).unwrap_err();
+            assert_eq!(error.kind(), crate::error::ErrorKind::Corrupt, "cut at {cut}");
+        }
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            let flipped = String::from_utf8_lossy(&bytes).into_owned();
+            // A flip inside the run id or the checksum's own key may be harmless; offsets must never change unnoticed.
+            if let Ok(read) = OffsetEntry::parse(&flipped) {
+                assert_eq!((read.ends, read.timestamp_ms), (entry().ends, entry().timestamp_ms), "flipped {at}");
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the demo says, in a few clear lines.
+
+use std::{path::Path, time::Duration};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DemoOptions,
+    prices::{Feed, SentCounts},
+};
+use crate::{
+    checkpoint::Ledger,
+    clock::{self, Stopwatch},
+    error::{Error, ErrorKind, Result},
+    verify::Verdict,
+};
+
+/// A line that moves every so often.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+type Stream = JoinHandle<Result<Vec<(String, Ledger)>>>;
+
+/// What is about to happen.
+pub fn opening(options: &DemoOptions, broker: &str) {
+    let directory = options.directory.display();
+    println!("broker  a Kafka broker inside this process, at {broker}, topic {}", super::broker::TOPIC);
+    println!(
+        "prices  {} a second, a random walk with seed {}; one in a thousand is spoilt",
+        options.rate, options.seed
+    );
+    println!("stream  sql/demo.sql: Parquet in {directory}/prices, CSV in {directory}/trades, a batch a second");
+    match options.duration {
+        Some(duration) => println!("time    {} s\n", duration.as_secs()),
+        None => println!("time    until Ctrl-C\n"),
+    }
+}
+
+/// A line a second, until the time is over, the user stops it, or the stream fails.
+///
+/// # Errors
+/// `Internal` if the stream ended by itself; its own error follows from its task.
+pub async fn tell(options: &DemoOptions, feed: &Feed, stream: &Stream, stop: &CancellationToken) -> Result<()> {
+    let started = Stopwatch::start();
+    while options.duration.is_none_or(|duration| started.elapsed() < duration) {
+        tokio::select! {
+            () = clock::sleep(LINE_INTERVAL) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        if stream.is_finished() {
+            return Err(Error::internal("the stream ended before the demo"));
+        }
+        let latest = feed.latest();
+        let price: serde_json::Value = serde_json::from_slice(&latest.value).unwrap_or_default();
+        let number = |name: &str| price[name].as_f64().unwrap_or(f64::NAN);
+        let (rows, batches) = progress(&options.directory);
+        println!(
+            "{:>4} s  buy {:>9.2}  sell {:>9.2}  volume {:>5}  | {:>7} sent  {rows:>7} written in {batches} batches",
+            started.elapsed().as_secs(),
+            number("buy_price"),
+            number("sell_price"),
+            price["volume"],
+            latest.sent,
+        );
+    }
+    Ok(())
+}
+
+/// Rows and batches of the Parquet query, from the job's progress log.
+fn progress(directory: &Path) -> (u64, u64) {
+    let text = std::fs::read_to_string(directory.join("progress.jsonl")).unwrap_or_default();
+    let last = text.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let ours = last.into_iter().find(|line| line["name"] == "demo.prices");
+    ours.map_or((0, 0), |line| {
+        let rows = line["ledger"]["total"]["written"].as_u64().unwrap_or(0);
+        (rows, line["batchId"].as_u64().map_or(0, |id| id + 1))
+    })
+}
+
+/// Every record accounted for.
+pub fn ledger(totals: &[(String, Ledger)], sent: SentCounts) {
+    println!("\nledger  {} prices sent, {} of them spoilt", sent.records, sent.poisoned);
+    for (name, Ledger { consumed, written, filtered, bad, .. }) in totals {
+        println!("        {name}: consumed {consumed} = written {written} + filtered {filtered} + bad {bad}");
+    }
+}
+
+/// What `tidemill verify` says.
+///
+/// # Errors
+/// `Corrupt` if something does not add up.
+pub fn verdict(verdicts: &[Verdict]) -> Result<()> {
+    let wrong: Vec<&str> = verdicts
+        .iter()
+        .flat_map(|verdict| verdict.checks.iter().filter(|check| !check.ok).map(|check| check.what.as_str()))
+        .collect();
+    if wrong.is_empty() {
+        let checks: usize = verdicts.iter().map(|verdict| verdict.checks.len()).sum();
+        println!("verify  {checks} checks: every record is accounted for, the files hold what the ledger says");
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, format!("the recount does not add up: {}", wrong.join("; "))))
+}

@@ -1,0 +1,173 @@
+//! The models of a directory: `NAME/1.json`, `NAME/2.json` and so on. The highest number is the newest; a file is
+//! never replaced.
+
+use std::{
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    artifact::Model,
+    file::{NewFile, io_error},
+};
+use crate::error::{Error, ErrorKind, Result, nearest};
+
+/// Longer names are refused; file systems end at 255 bytes.
+const NAME_LENGTH_MAX: usize = 100;
+
+/// A directory of models.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    directory: PathBuf,
+}
+
+/// A model in the registry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    pub model: Model,
+    pub revision: u64,
+    pub path: PathBuf,
+}
+
+impl Registry {
+    /// The directory need not exist.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    /// Saves the model under its name as the next revision.
+    ///
+    /// # Errors
+    /// `Invalid` for a bad name; else what the disk says.
+    pub fn save(&self, model: Model) -> Result<Stored> {
+        check_name(&model.name)?;
+        let text = model.to_json()?;
+        let directory = self.directory.join(&model.name);
+        fs::create_dir_all(&directory).map_err(|error| io_error("create", &directory, error))?;
+        let newest = self.revisions(&model.name)?.last().copied().unwrap_or(0);
+        let mut revision = newest + 1;
+        loop {
+            let path = directory.join(format!("{revision}.json"));
+            let mut file = NewFile::create(&path)?;
+            file.write_all(text.as_bytes())
+                .and_then(|()| file.write_all(b"\n"))
+                .map_err(|error| io_error("write", &path, error))?;
+            if file.publish()? {
+                return Ok(Stored { model, revision, path });
+            }
+            // Another training got this number.
+            revision += 1;
+        }
+    }
+
+    /// Loads `NAME`, the newest revision, or `NAME@2`.
+    ///
+    /// # Errors
+    /// `NotFound`, with the nearest name or the revisions there are; `Corrupt` or `Unsupported`, naming the file.
+    pub fn load(&self, reference: &str) -> Result<Stored> {
+        let (name, wanted) = match reference.split_once('@') {
+            None => (reference, None),
+            Some((name, revision)) => {
+                let number = revision.parse::<u64>().map_err(|_| {
+                    Error::invalid(format!("'{revision}' in the model '{reference}' is no revision"))
+                        .help(format!("write {name}@2 for the second, or {name} for the newest"))
+                })?;
+                (name, Some(number))
+            }
+        };
+        check_name(name)?;
+        let revisions = self.revisions(name)?;
+        let Some(newest) = revisions.last().copied() else {
+            return Err(self.no_model(name));
+        };
+        let revision = wanted.unwrap_or(newest);
+        if !revisions.contains(&revision) {
+            let known: Vec<String> = revisions.iter().map(u64::to_string).collect();
+            return Err(Error::new(ErrorKind::NotFound, format!("the model '{name}' has no revision {revision}"))
+                .help(format!("there are: {}", known.join(", "))));
+        }
+        let path = self.directory.join(name).join(format!("{revision}.json"));
+        Ok(Stored { model: Model::read(&path)?, revision, path })
+    }
+
+    /// The revisions of a model, rising; none if there is no such model.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn revisions(&self, name: &str) -> Result<Vec<u64>> {
+        let number = |entry: &str| {
+            let digits = entry.strip_suffix(".json")?;
+            // `01.json` is not ours: two files would be one revision.
+            digits.parse::<u64>().ok().filter(|number| number.to_string() == digits)
+        };
+        let mut revisions: Vec<u64> =
+            names_in(&self.directory.join(name))?.iter().filter_map(|entry| number(entry)).collect();
+        revisions.sort_unstable();
+        Ok(revisions)
+    }
+
+    /// The names of all models, sorted.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for name in names_in(&self.directory)? {
+            if check_name(&name).is_ok() && !self.revisions(&name)?.is_empty() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn no_model(&self, name: &str) -> Error {
+        let directory = self.directory.display();
+        let error = Error::new(ErrorKind::NotFound, format!("there is no model '{name}' in {directory}"));
+        let names = match self.names() {
+            Ok(names) => names,
+            Err(other) => return other,
+        };
+        match nearest(name, names.iter().map(String::as_str)) {
+            Some(near) => error.help(format!("did you mean '{near}'?")),
+            None if names.is_empty() => {
+                error.help("train one with `tidemill train`, or name the directory with --models-dir")
+            }
+            None => error.help(format!("there are: {}", names.join(", "))),
+        }
+    }
+}
+
+/// A model's name is a plain file name, so that it cannot lead out of the directory.
+///
+/// # Errors
+/// `Invalid`.
+pub fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if !name.is_empty() && name.len() <= NAME_LENGTH_MAX && !name.starts_with('.') && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("'{name}' cannot be a model's name"))
+        .help("use letters, digits, '_', '-' and '.', up to 100 of them, and no '.' at the start"))
+}
+
+/// The entries of a directory; none if it is missing.
+fn names_in(directory: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(io_error("list", directory, error)),
+    };
+    let name = |entry: io::Result<fs::DirEntry>| match entry {
+        Ok(entry) => Ok(entry.file_name().to_string_lossy().into_owned()),
+        Err(error) => Err(io_error("list", directory, error)),
+    };
+    entries.map(name).collect()
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

@@ -1,0 +1,165 @@
+//! Making a batch visible: prepared -> sweep -> publish -> sink log -> commit. Each step may be done twice.
+
+use super::{
+    batch::BatchResult,
+    output::{self, FileOutput, Output},
+};
+use crate::{
+    checkpoint::{Checkpoint, Ledger, Prepared},
+    error::{Error, ErrorKind, Result},
+    fault::crash_point,
+    sink::{StagedFile, spark_log::SinkFile},
+    store::{Staged, Store},
+};
+
+/// The name that marks the temporaries of batch `batch` of one run of a query.
+pub fn owner(checkpoint: &Checkpoint, batch: u64) -> String {
+    format!("{}-{batch}-{}", checkpoint.query_id, short(&checkpoint.run_id))
+}
+
+fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+/// Is this the owner of a temporary that batch `batch` of our query, or one before it, left behind?
+fn is_left_over(owner: &str, query_id: &str, batch: u64) -> bool {
+    let rest = owner.strip_prefix(query_id).and_then(|rest| rest.strip_prefix('-'));
+    let id = rest.and_then(|rest| rest.split('-').next()).and_then(|id| id.parse::<u64>().ok());
+    id.is_some_and(|id| id <= batch)
+}
+
+/// Everything that making a batch visible needs.
+#[derive(Debug)]
+pub struct Committer<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub output: &'a mut Output,
+    pub dead_letter_store: &'a Store,
+    /// True until the first batch of this run is prepared: a run before it may have left temporaries.
+    pub sweep: bool,
+}
+
+impl Committer<'_> {
+    /// Fixes the batch's result and returns it.
+    ///
+    /// # Errors
+    /// `Conflict` if another instance fixed it first; the store's.
+    pub async fn prepare(&mut self, batch: u64, result: BatchResult, mut totals: Ledger) -> Result<Prepared> {
+        totals += result.ledger;
+        let prepared = Prepared {
+            batch_id: batch,
+            run_id: self.checkpoint.run_id.clone(),
+            files: result.files,
+            dead_letters: result.dead_letters,
+            ledger: result.ledger,
+            totals,
+        };
+        match self.output {
+            // The rows and the marker become visible together; after that the batch can only be rolled forward.
+            Output::Kafka(sink, _) => sink.commit(&marker(&prepared)?).await?,
+            Output::Console(sink) => output::print(sink)?,
+            Output::File(_) => {}
+        }
+        crash_point("transaction", batch);
+        self.checkpoint.write_prepared(&prepared).await?;
+        crash_point("prepared", batch);
+        Ok(prepared)
+    }
+
+    /// Publishes what is prepared and commits the batch.
+    ///
+    /// # Errors
+    /// The store's; `Conflict` or `Corrupt` if a staged file is gone and its target is not ours.
+    pub async fn roll_forward(&mut self, prepared: &Prepared, watermark_ms: i64) -> Result<()> {
+        let batch = prepared.batch_id;
+        self.sweep(prepared).await?;
+        publish(self.dead_letter_store, &prepared.dead_letters).await?;
+        if let Output::File(file) = self.output {
+            let files = publish_counted(&file.store, &prepared.files, batch).await?;
+            crash_point("published", batch);
+            log(file, batch, &files).await?;
+        }
+        crash_point("logged", batch);
+        self.checkpoint.write_commit(batch, watermark_ms).await?;
+        crash_point("committed", batch);
+        self.checkpoint.purge(batch).await
+    }
+
+    /// Temporaries are deleted only now: whoever wrote `prepared/N` has won, so no other's can be needed any more.
+    async fn sweep(&mut self, prepared: &Prepared) -> Result<()> {
+        if !std::mem::take(&mut self.sweep) {
+            return Ok(());
+        }
+        let query_id = self.checkpoint.query_id.clone();
+        let is_ours = move |owner: &str| is_left_over(owner, &query_id, prepared.batch_id);
+        let staged = |files: &[StagedFile]| files.iter().map(|file| file.staged.clone()).collect::<Vec<Staged>>();
+        let mut swept = self.dead_letter_store.sweep(&is_ours, &staged(&prepared.dead_letters)).await?;
+        if let Output::File(file) = self.output {
+            swept += file.store.sweep(&is_ours, &staged(&prepared.files)).await?;
+        }
+        if swept > 0 {
+            tracing::info!(swept, batch = prepared.batch_id, "deleted temporaries of an earlier run");
+        }
+        Ok(())
+    }
+}
+
+async fn publish(store: &Store, files: &[StagedFile]) -> Result<()> {
+    for file in files {
+        store.publish(&file.staged).await?;
+    }
+    Ok(())
+}
+
+async fn publish_counted(store: &Store, files: &[StagedFile], batch: u64) -> Result<Vec<SinkFile>> {
+    let mut published = Vec::with_capacity(files.len());
+    for (index, file) in files.iter().enumerate() {
+        let facts = store.publish(&file.staged).await?;
+        published.push(SinkFile { path: file.staged.path.clone(), published: facts, rows: Some(file.rows) });
+        if index == 0 {
+            crash_point("publishing", batch);
+        }
+    }
+    Ok(published)
+}
+
+async fn log(file: &FileOutput, batch: u64, files: &[SinkFile]) -> Result<()> {
+    match &file.log {
+        Some(log) => log.add(batch, files).await,
+        None => Ok(()),
+    }
+}
+
+/// What a Kafka transaction says of its batch: the ledger, so that recovery needs no second run.
+fn marker(prepared: &Prepared) -> Result<String> {
+    prepared.to_text()
+}
+
+/// The batch that a committed transaction describes.
+///
+/// # Errors
+/// `Conflict` if the text is not of this batch.
+pub fn from_marker(batch: u64, text: &str) -> Result<Prepared> {
+    let prepared = Prepared::parse(text).map_err(|error| error.context("the marker of the last Kafka transaction"))?;
+    if prepared.batch_id == batch {
+        return Ok(prepared);
+    }
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!("the last transaction says batch {}, the checkpoint batch {batch}", prepared.batch_id),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_are_ours_and_not_of_the_future() {
+        let id = "ef782226-b59b-4283-a161-d0b6838ef648";
+        assert!(is_left_over(&format!("{id}-7-abcdef01"), id, 7));
+        assert!(is_left_over(&format!("{id}-3-abcdef01"), id, 7));
+        assert!(!is_left_over(&format!("{id}-8-abcdef01"), id, 7));
+        assert!(!is_left_over("00000000-b59b-4283-a161-d0b6838ef648-7-abcdef01", id, 7));
+        assert!(!is_left_over("7-x", id, 7));
+    }
+}

@@ -1,0 +1,201 @@
+//! Where a query's rows go.
+
+use std::io::Write;
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+
+use crate::{
+    catalog::{Compression, Connector, FileFormat, FileTable, Table},
+    checkpoint::{Checkpoint, Fingerprint},
+    decode::dead_letter,
+    error::{Error, Result},
+    sink::{
+        StagedFile,
+        console::ConsoleSink,
+        file::{FileSink, FileSinkWriter},
+        kafka::KafkaSink,
+        spark_log::SparkLog,
+    },
+    store::Store,
+};
+
+/// The sink of one query.
+pub enum Output {
+    File(FileOutput),
+    Kafka(Box<KafkaSink>, String),
+    Console(ConsoleSink),
+}
+
+/// A directory, its log and its file sink.
+#[derive(Debug)]
+pub struct FileOutput {
+    pub store: Store,
+    pub sink: FileSink,
+    /// `None` with `sparkMetadata = 'false'`.
+    pub log: Option<SparkLog>,
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.description())
+    }
+}
+
+impl Output {
+    /// Opens the sink of `table` for rows of `schema`.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub async fn open(table: &Table, schema: &SchemaRef, checkpoint: &Checkpoint) -> Result<Self> {
+        match &table.connector {
+            Connector::File(file) => {
+                let store = Store::open(&file.path).await?;
+                let sink = FileSink::new(store.clone(), file, schema.clone())?;
+                let log = file.spark_metadata.then(|| SparkLog::new(store.clone()));
+                Ok(Self::File(FileOutput { store, sink, log }))
+            }
+            Connector::Kafka(kafka) => {
+                let sink = KafkaSink::open(kafka, schema.clone(), &checkpoint.query_id).await?;
+                Ok(Self::Kafka(Box::new(sink), kafka.topic.clone().unwrap_or_default()))
+            }
+            Connector::Console(console) => Ok(Self::Console(ConsoleSink::new(console))),
+        }
+    }
+
+    /// Does it keep a log of committed files?
+    pub fn keeps_log(&self) -> bool {
+        matches!(self, Self::File(file) if file.log.is_some())
+    }
+
+    /// The newest batch in that log.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn latest_logged(&self) -> Result<Option<u64>> {
+        match self {
+            Self::File(FileOutput { log: Some(log), .. }) => log.latest().await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Spark's words for the sink.
+    pub fn description(&self) -> String {
+        match self {
+            Self::File(file) => format!("FileSink[{}]", file.store.url()),
+            Self::Kafka(_, topic) => format!("KafkaSink[{topic}]"),
+            Self::Console(_) => "ConsoleSink".to_owned(),
+        }
+    }
+
+    /// Starts batch `batch`.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub async fn begin(&mut self, batch: u64, owner: &str) -> Result<BatchWriter<'_>> {
+        Ok(match self {
+            Self::File(file) => BatchWriter::File(Box::new(file.sink.begin(owner))),
+            Self::Kafka(sink, _) => {
+                sink.begin(batch).await?;
+                BatchWriter::Kafka(sink)
+            }
+            Self::Console(sink) => {
+                sink.begin(batch);
+                BatchWriter::Console(sink)
+            }
+        })
+    }
+}
+
+/// One batch's rows on their way out.
+pub enum BatchWriter<'a> {
+    File(Box<FileSinkWriter>),
+    Kafka(&'a mut KafkaSink),
+    Console(&'a mut ConsoleSink),
+}
+
+impl BatchWriter<'_> {
+    /// Writes rows.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        match self {
+            Self::File(writer) => writer.write(rows).await,
+            Self::Kafka(sink) => sink.write(rows).await,
+            Self::Console(sink) => {
+                sink.write(rows);
+                Ok(())
+            }
+        }
+    }
+
+    /// Closes the staged files. A Kafka transaction stays open until the counts are known; the console prints when
+    /// the batch is prepared.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub async fn finish(self) -> Result<Vec<StagedFile>> {
+        match self {
+            Self::File(writer) => writer.finish().await,
+            Self::Kafka(_) | Self::Console(_) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Prints the console's batch.
+///
+/// # Errors
+/// That of the standard output.
+pub fn print(sink: &mut ConsoleSink) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    sink.finish(&mut out)?;
+    out.flush().map_err(|error| Error::internal("cannot write to the standard output").source_error(error))
+}
+
+/// The dead-letter directory of a query: beside the output, or where `deadLetterPath` says.
+///
+/// # Errors
+/// The store's.
+pub async fn dead_letters(sink: &Table, source: &Table, checkpoint: &Checkpoint) -> Result<(Store, FileSink)> {
+    let asked = match &source.connector {
+        Connector::Kafka(kafka) => kafka.dead_letter_path.clone(),
+        _ => None,
+    };
+    let path = match &sink.connector {
+        Connector::File(file) => file
+            .dead_letter_path
+            .clone()
+            .or(asked)
+            .unwrap_or_else(|| format!("{}_dead_letter", file.path.trim_end_matches('/'))),
+        Connector::Kafka(kafka) => {
+            kafka.dead_letter_path.clone().or(asked).unwrap_or_else(|| format!("{}_dead_letter", checkpoint.url()))
+        }
+        Connector::Console(_) => asked.unwrap_or_else(|| format!("{}_dead_letter", checkpoint.url())),
+    };
+    let store = Store::open(&path).await?;
+    let table = FileTable {
+        path,
+        format: FileFormat::Parquet,
+        compression: Compression::Snappy,
+        partition_by: Vec::new(),
+        max_records_per_file: None,
+        checkpoint_location: None,
+        spark_metadata: false,
+        dead_letter_path: None,
+    };
+    let sink = FileSink::new(store.clone(), &table, dead_letter::schema())?;
+    Ok((store, sink))
+}
+
+/// What the checkpoint remembers of a query.
+pub fn fingerprint(source: &str, output: &Output, schema: &SchemaRef, select: &str) -> Fingerprint {
+    let column =
+        |field: &std::sync::Arc<arrow::datatypes::Field>| (field.name().clone(), field.data_type().to_string());
+    Fingerprint {
+        version: 1,
+        source: source.to_owned(),
+        sink: output.description(),
+        columns: schema.fields().iter().map(column).collect(),
+        select: select.to_owned(),
+    }
+}

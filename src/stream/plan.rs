@@ -1,0 +1,274 @@
+//! An INSERT as a bounded DataFusion plan over one batch.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, SchemaRef, TimeUnit},
+};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use datafusion::{
+    catalog::{Session, TableProvider},
+    common::Result as DataFusionResult,
+    execution::{SessionState, TaskContext},
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType, cast},
+    physical_plan::{
+        ExecutionPlan, SendableRecordBatchStream,
+        stream::RecordBatchStreamAdapter,
+        streaming::{PartitionStream, StreamingTableExec},
+    },
+    prelude::SessionContext,
+};
+use tokio::sync::mpsc::Receiver;
+
+use super::stateless;
+use crate::{
+    catalog::{
+        Connector, Insert, Job, SqlText, Table, locate_error,
+        session::{SessionLimits, session},
+    },
+    error::{Error, Result},
+};
+
+/// What a plan's operators may hold in memory.
+const PLAN_MEMORY_BYTES: usize = 64 << 20;
+
+/// The plan of one INSERT.
+pub struct QueryPlan {
+    context: SessionContext,
+    logical: LogicalPlan,
+    schema: SchemaRef,
+    /// The Kafka table that it reads.
+    pub source: Table,
+    input: Arc<BatchInput>,
+}
+
+impl std::fmt::Debug for QueryPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryPlan")
+            .field("source", &self.source.name)
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a plan's leaf finds the rows of the current batch, and where it says which columns it wants.
+#[derive(Debug)]
+struct BatchInput {
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    projection: Option<Vec<usize>>,
+    rows: Option<Receiver<Result<RecordBatch>>>,
+}
+
+/// One batch's physical plan.
+#[derive(Debug)]
+pub struct BatchPlan {
+    physical: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+    /// Indices into the source's columns, ascending: what must be decoded.
+    pub projection: Vec<usize>,
+    input: Arc<BatchInput>,
+}
+
+impl QueryPlan {
+    /// Plans `insert` over the tables and views of `job`.
+    ///
+    /// # Errors
+    /// `Invalid`, at its place, for SQL that does not plan; `Unsupported` for what one batch alone cannot answer.
+    pub async fn new(job: &Job, insert: &Insert) -> Result<Self> {
+        let context = session(SessionLimits { memory_bytes: PLAN_MEMORY_BYTES, partitions: 1 })?;
+        let mut inputs = Vec::new();
+        for table in &job.tables {
+            if let Connector::Kafka(kafka) = &table.connector
+                && kafka.subscription.is_some()
+            {
+                let input = Arc::new(BatchInput { slot: Mutex::default() });
+                let provider = StreamTable { schema: table.schema(), input: Arc::clone(&input) };
+                context.register_table(quoted(&table.name), Arc::new(provider))?;
+                inputs.push((table, input));
+            }
+        }
+        for view in &job.views {
+            let plan = plan_select(&context, &view.select).await?;
+            let provider = datafusion::datasource::view::ViewTable::new(plan, None);
+            context.register_table(quoted(&view.name), Arc::new(provider))?;
+        }
+        let logical = plan_select(&context, &insert.select).await?;
+        let source = stateless::streaming_source(&logical).map_err(|error| error.at(insert.place.clone()))?;
+        let found = inputs.into_iter().find(|(table, _)| table.name.eq_ignore_ascii_case(&source));
+        let (table, input) = found.ok_or_else(|| {
+            Error::unsupported(format!("the INSERT reads {source:?}, which is no Kafka table"))
+                .at(insert.place.clone())
+                .help("a stream reads one Kafka table; use `tidemill query` for stored files")
+        })?;
+        let logical = normalise(logical).map_err(|error| error.at(insert.place.clone()))?;
+        let schema = Arc::clone(logical.schema().inner());
+        Ok(Self { context, logical, schema, source: table.clone(), input })
+    }
+
+    /// The schema of the rows that it gives.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The optimised logical plan, indented.
+    ///
+    /// # Errors
+    /// As `batch`.
+    pub fn display(&self) -> Result<String> {
+        Ok(self.context.state().optimize(&self.logical)?.display_indent().to_string())
+    }
+
+    /// The physical plan of a batch in which `now()` is `timestamp_ms`.
+    ///
+    /// # Errors
+    /// `Invalid` for a plan that fails when it is made (a constant expression that overflows, say).
+    pub async fn batch(&self, timestamp_ms: i64) -> Result<BatchPlan> {
+        self.input.lock().projection = None;
+        let state = self.state_at(timestamp_ms);
+        let physical = state.create_physical_plan(&self.logical).await?;
+        // A plan that is empty by its text (WHERE false) never asks; its records are consumed and filtered.
+        let projection = self.input.lock().projection.take().unwrap_or_default();
+        Ok(BatchPlan { physical, task: state.task_ctx(), projection, input: Arc::clone(&self.input) })
+    }
+
+    fn state_at(&self, timestamp_ms: i64) -> SessionState {
+        let mut state = self.context.state();
+        if let Some(time) = DateTime::<Utc>::from_timestamp_millis(timestamp_ms) {
+            let props = state.execution_props_mut();
+            *props = props.clone().with_query_execution_start_time(time);
+        }
+        state
+    }
+}
+
+impl BatchPlan {
+    /// Starts the plan over the rows that come through `rows`. The second value gives `rows` back if the plan never
+    /// reads them.
+    ///
+    /// # Errors
+    /// DataFusion's.
+    pub fn execute(
+        &self,
+        rows: Receiver<Result<RecordBatch>>,
+    ) -> Result<(SendableRecordBatchStream, Option<Receiver<Result<RecordBatch>>>)> {
+        self.input.lock().rows = Some(rows);
+        let stream = datafusion::physical_plan::execute_stream(Arc::clone(&self.physical), Arc::clone(&self.task))?;
+        Ok((stream, self.input.lock().rows.take()))
+    }
+}
+
+impl BatchInput {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn plan_select(context: &SessionContext, select: &SqlText) -> Result<LogicalPlan> {
+    context.state().create_logical_plan(select.sql()).await.map_err(|error| locate_error(error, select))
+}
+
+/// The name as SQL identifiers are compared: DataFusion folds what is not quoted to lower case.
+fn quoted(name: &str) -> datafusion::common::TableReference {
+    datafusion::common::TableReference::bare(name.to_owned())
+}
+
+/// A Kafka table inside a plan.
+#[derive(Debug)]
+struct StreamTable {
+    schema: SchemaRef,
+    input: Arc<BatchInput>,
+}
+
+#[async_trait]
+impl TableProvider for StreamTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let schema = Arc::new(self.schema.project(&projection)?);
+        self.input.lock().projection = Some(projection);
+        let partition = StreamPartition { schema: Arc::clone(&schema), input: Arc::clone(&self.input) };
+        Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, [], false, None)?))
+    }
+}
+
+#[derive(Debug)]
+struct StreamPartition {
+    schema: SchemaRef,
+    input: Arc<BatchInput>,
+}
+
+impl PartitionStream for StreamPartition {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let rows = self.input.lock().rows.take();
+        let stream = futures::stream::unfold(rows, |rows| async move {
+            let mut rows = rows?;
+            let batch = rows.recv().await?;
+            Some((batch.map_err(Into::into), Some(rows)))
+        });
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream))
+    }
+}
+
+/// Casts the output to the types that files hold: no views or dictionaries, timestamps in microseconds.
+fn normalise(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut names = std::collections::HashSet::new();
+    let mut columns = Vec::new();
+    let mut changed = false;
+    for (qualifier, field) in plan.schema().iter() {
+        if !names.insert(field.name().clone()) {
+            return Err(Error::invalid(format!("the SELECT has two columns named {:?}", field.name()))
+                .help("give one of them another name with AS"));
+        }
+        if *field.data_type() == DataType::Null {
+            return Err(Error::invalid(format!("the column {:?} is NULL without a type", field.name()))
+                .help("CAST it to the type that the files shall have"));
+        }
+        let column = Expr::Column((qualifier, field).into());
+        let wanted = file_type(field.data_type());
+        let qualified = qualifier.is_some();
+        if wanted != *field.data_type() {
+            columns.push(cast(column, wanted).alias(field.name()));
+            changed = true;
+        } else {
+            changed |= qualified;
+            columns.push(column.alias(field.name()));
+        }
+    }
+    if !changed {
+        return Ok(plan);
+    }
+    Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
+}
+
+fn file_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+        DataType::Dictionary(_, values) => file_type(values),
+        DataType::Timestamp(TimeUnit::Nanosecond, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
+        other => other.clone(),
+    }
+}

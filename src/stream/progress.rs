@@ -1,0 +1,291 @@
+//! What the user sees of a running query: one line, or Spark's progress JSON.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    checkpoint::{Ledger, Prepared},
+    clock::{self, Stopwatch},
+    error::{Error, ErrorKind, Result},
+    source::Offsets,
+};
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProgressFormat {
+    /// A live line on a terminal, plain lines elsewhere
+    Line,
+    /// Spark's progress JSON, one object per batch, on the standard output
+    Json,
+    /// Nothing
+    None,
+}
+
+/// Spark's `durationMs`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BatchDurations {
+    pub add_batch: u64,
+    pub commit_offsets: u64,
+    pub latest_offset: u64,
+    pub trigger_execution: u64,
+    pub wal_commit: u64,
+}
+
+/// One batch, as Spark's `StreamingQueryProgress` tells it.
+#[derive(Debug, Clone)]
+pub struct QueryProgress {
+    pub id: String,
+    pub run_id: String,
+    pub name: String,
+    pub batch_id: u64,
+    pub start_ms: i64,
+    pub durations: BatchDurations,
+    pub source: String,
+    pub sink: String,
+    pub start: Offsets,
+    pub end: Offsets,
+    /// The newest offsets in Kafka when the batch was made.
+    pub latest: Offsets,
+    pub ledger: Ledger,
+    pub totals: Ledger,
+    pub files: usize,
+}
+
+impl QueryProgress {
+    /// Starts with the trigger.
+    pub fn begin(id: &str, run_id: &str, name: &str, source: &str, sink: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            run_id: run_id.to_owned(),
+            name: name.to_owned(),
+            batch_id: 0,
+            start_ms: clock::now_ms(),
+            durations: BatchDurations::default(),
+            source: source.to_owned(),
+            sink: sink.to_owned(),
+            start: Offsets::default(),
+            end: Offsets::default(),
+            latest: Offsets::default(),
+            ledger: Ledger::default(),
+            totals: Ledger::default(),
+            files: 0,
+        }
+    }
+
+    /// Adds what the batch did.
+    pub fn finish(&mut self, batch: u64, start: Offsets, end: Offsets, prepared: &Prepared) {
+        self.batch_id = batch;
+        self.start = start;
+        self.end = end;
+        self.ledger = prepared.ledger;
+        self.totals = prepared.totals;
+        self.files = prepared.files.len();
+    }
+
+    /// Rows per second of this batch's duration.
+    pub fn rows_per_second(&self) -> f64 {
+        let seconds = self.durations.trigger_execution.max(1) as f64 / 1000.0;
+        (self.ledger.consumed as f64 / seconds * 10.0).round() / 10.0
+    }
+
+    /// Offsets between the end of the batch and the end of the topic.
+    pub fn behind(&self) -> u64 {
+        self.end.behind(&self.latest).iter().sum()
+    }
+
+    /// Spark's JSON, with the ledger beside it. `since_last_ms`: from the trigger before to this one.
+    pub fn to_json(&self, since_last_ms: Option<i64>) -> Value {
+        let timestamp = DateTime::<Utc>::from_timestamp_millis(self.start_ms).unwrap_or_default();
+        let offsets = |offsets: &Offsets| serde_json::from_str::<Value>(&offsets.to_string()).unwrap_or(Value::Null);
+        let input_rate = since_last_ms
+            .map_or(0.0, |ms| (self.ledger.consumed as f64 / (ms.max(1) as f64 / 1000.0) * 10.0).round() / 10.0);
+        let (per_partition, d) = (self.end.behind(&self.latest), self.durations);
+        let metrics = json!({
+            "avgOffsetsBehindLatest": format!("{:.1}", average(&per_partition)),
+            "maxOffsetsBehindLatest": per_partition.iter().max().copied().unwrap_or(0).to_string(),
+            "minOffsetsBehindLatest": per_partition.iter().min().copied().unwrap_or(0).to_string(),
+        });
+        let mut progress = Map::new();
+        let mut put = |key: &str, value: Value| progress.insert(key.to_owned(), value);
+        put("id", json!(self.id));
+        put("runId", json!(self.run_id));
+        put("name", json!(self.name));
+        put("timestamp", json!(timestamp.to_rfc3339_opts(SecondsFormat::Millis, true)));
+        put("batchId", json!(self.batch_id));
+        put("batchDuration", json!(d.trigger_execution));
+        put("numInputRows", json!(self.ledger.consumed));
+        put("inputRowsPerSecond", json!(input_rate));
+        put("processedRowsPerSecond", json!(self.rows_per_second()));
+        put(
+            "durationMs",
+            json!({
+                "addBatch": d.add_batch, "commitOffsets": d.commit_offsets, "latestOffset": d.latest_offset,
+                "triggerExecution": d.trigger_execution, "walCommit": d.wal_commit,
+            }),
+        );
+        put("stateOperators", json!([]));
+        put(
+            "sources",
+            json!([{
+                "description": self.source, "startOffset": offsets(&self.start), "endOffset": offsets(&self.end),
+                "latestOffset": offsets(&self.latest), "numInputRows": self.ledger.consumed,
+                "inputRowsPerSecond": input_rate, "processedRowsPerSecond": self.rows_per_second(), "metrics": metrics,
+            }]),
+        );
+        put("sink", json!({"description": self.sink, "numOutputRows": self.ledger.written}));
+        put("ledger", json!({"batch": self.ledger, "total": self.totals}));
+        Value::Object(progress)
+    }
+
+    /// The one line.
+    pub fn to_line(&self) -> String {
+        let Ledger { written, filtered, bad, .. } = self.totals;
+        format!(
+            "{}  batch {}  {} rows/s  written {written}  filtered {filtered}  bad {bad}  behind {}  {} ms",
+            self.name,
+            self.batch_id,
+            self.rows_per_second().round(),
+            self.behind(),
+            self.durations.trigger_execution,
+        )
+    }
+}
+
+fn average(values: &[u64]) -> f64 {
+    if values.is_empty() { 0.0 } else { values.iter().sum::<u64>() as f64 / values.len() as f64 }
+}
+
+/// Shows the progress of all queries of a job.
+#[derive(Debug)]
+pub struct Reporter {
+    format: ProgressFormat,
+    log: Option<Mutex<ProgressLog>>,
+    state: Mutex<BTreeMap<String, Shown>>,
+    bars: Option<MultiProgress>,
+}
+
+#[derive(Debug)]
+struct Shown {
+    bar: Option<ProgressBar>,
+    last_start_ms: i64,
+    last_line: Stopwatch,
+}
+
+/// Not on a terminal: at most one line per query in this time.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+/// The progress log starts anew at this size; the one before it is kept as `<name>.1`.
+const LOG_BYTES_MAX: u64 = 16 << 20;
+
+#[derive(Debug)]
+struct ProgressLog {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Reporter {
+    /// `log` also gets every batch's JSON.
+    ///
+    /// # Errors
+    /// `Invalid` if the log cannot be opened.
+    pub fn new(format: ProgressFormat, log: Option<PathBuf>) -> Result<Self> {
+        let log = log.map(ProgressLog::open).transpose()?.map(Mutex::new);
+        let bars = (format == ProgressFormat::Line && std::io::stderr().is_terminal()).then(MultiProgress::new);
+        Ok(Self { format, log, state: Mutex::default(), bars })
+    }
+
+    /// A batch is committed.
+    pub fn batch(&self, progress: &QueryProgress) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = !state.contains_key(&progress.name);
+        let shown = state.entry(progress.name.clone()).or_insert_with(|| Shown {
+            bar: self.bars.as_ref().map(|bars| bars.add(spinner())),
+            last_start_ms: progress.start_ms,
+            last_line: Stopwatch::start(),
+        });
+        let since = (!first).then_some(progress.start_ms - shown.last_start_ms);
+        shown.last_start_ms = progress.start_ms;
+        if self.format == ProgressFormat::Json {
+            println!("{}", progress.to_json(since));
+        }
+        if let Some(log) = &self.log {
+            log.lock().unwrap_or_else(PoisonError::into_inner).write(&progress.to_json(since).to_string());
+        }
+        tracing::debug!(target: "tidemill::progress", progress = %progress.to_json(since));
+        if self.format != ProgressFormat::Line {
+            return;
+        }
+        match &shown.bar {
+            Some(bar) => bar.set_message(progress.to_line()),
+            None if first || shown.last_line.elapsed() >= LINE_INTERVAL => {
+                eprintln!("{}", progress.to_line());
+                shown.last_line = Stopwatch::start();
+            }
+            None => {}
+        }
+    }
+
+    /// Nothing to read.
+    pub fn idle(&self, query: &str, _latest: &Offsets) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = state.get(query).and_then(|shown| shown.bar.as_ref()) {
+            bar.tick();
+        }
+    }
+
+    /// Something the user must know.
+    pub fn warn(&self, query: &str, sentence: &str) {
+        let line = format!("warning: {query}: {sentence}");
+        match &self.bars {
+            // The bars are redrawn below it.
+            Some(bars) => drop(bars.println(&line)),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+fn spinner() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    ProgressBar::new_spinner().with_style(style)
+}
+
+impl ProgressLog {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(&path).map_err(|error| {
+            Error::new(ErrorKind::Invalid, format!("cannot open the progress log {}", path.display()))
+                .source_error(error)
+        })?;
+        let bytes = file.metadata().map(|metadata| metadata.len()).unwrap_or(0);
+        Ok(Self { path, file, bytes })
+    }
+
+    fn write(&mut self, line: &str) {
+        if let Err(error) = self.try_write(line) {
+            // A full disk under the log must not stop the job; the user hears of it.
+            tracing::warn!(path = %self.path.display(), %error, "the progress log cannot be written");
+        }
+    }
+
+    fn try_write(&mut self, line: &str) -> std::io::Result<()> {
+        if self.bytes > LOG_BYTES_MAX {
+            let mut old = self.path.clone().into_os_string();
+            old.push(".1");
+            std::fs::rename(&self.path, old)?;
+            self.file = File::options().create(true).append(true).open(&self.path)?;
+            self.bytes = 0;
+        }
+        writeln!(self.file, "{line}")?;
+        self.bytes += line.len() as u64 + 1;
+        Ok(())
+    }
+}

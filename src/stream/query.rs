@@ -1,0 +1,446 @@
+//! One INSERT as a streaming query: recover, then batch after batch.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    batch::{BatchWork, Reader, run_batch},
+    commit::{self, Committer},
+    launch::print_schema,
+    output::{self, Output},
+    plan::QueryPlan,
+    progress::{QueryProgress, Reporter},
+    trigger::Trigger,
+};
+use crate::{
+    catalog::{Connector, Insert, Job, KafkaTable},
+    checkpoint::{
+        Checkpoint, Ledger, OffsetEntry, Prepared,
+        recovery::{Decision, decide},
+        spark_conf,
+    },
+    clock::{self, Stopwatch},
+    decode::RecordDecoder,
+    error::{Error, ErrorKind, Result},
+    fault::crash_point,
+    sink::file::FileSink,
+    source::{KafkaSource, OffsetRange, Offsets, offsets},
+    store::Store,
+};
+
+/// How often an idle query asks Kafka for news; Spark asks as often.
+const IDLE_POLL: Duration = Duration::from_millis(10);
+/// After this long without news it asks less often.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
+/// And then this often.
+const IDLE_POLL_SLOW: Duration = Duration::from_millis(50);
+/// How often the cluster is asked whether records were deleted that we have not read.
+const DATA_LOSS_CHECK: Duration = Duration::from_secs(30);
+/// Records in a batch if the job does not say: a crash repeats at most so many.
+const OFFSETS_PER_TRIGGER_DEFAULT: u64 = 1_000_000;
+
+/// A query that is ready to run.
+#[derive(Debug)]
+pub struct StreamingQuery {
+    pub name: String,
+    plan: QueryPlan,
+    table: KafkaTable,
+    output: Output,
+    checkpoint: Checkpoint,
+    reader: Option<Reader>,
+    description: String,
+    dead_letter_store: Store,
+    dead_letter_sink: FileSink,
+    /// Where the next batch starts.
+    position: Offsets,
+    next_batch: u64,
+    totals: Ledger,
+    watermark_ms: i64,
+    /// Temporaries of an earlier run may lie about.
+    sweep: bool,
+    last_loss_check: Option<Stopwatch>,
+}
+
+impl StreamingQuery {
+    /// Connects to everything and finds out where the query stands. No batch is run and nothing is written but the
+    /// checkpoint's identity.
+    ///
+    /// # Errors
+    /// Every refusal that can be made before the first batch.
+    pub async fn open(job: &Job, insert: &Insert, checkpoint_location: &str) -> Result<Self> {
+        let plan = QueryPlan::new(job, insert).await?;
+        let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
+        let Connector::Kafka(table) = &plan.source.connector else {
+            return Err(Error::internal("the source is no Kafka table"));
+        };
+        let table = (**table).clone();
+        plan.source.check_stream()?;
+        let source = KafkaSource::open(&table).await?;
+        let description = source.description().to_owned();
+        let checkpoint = Checkpoint::open(Store::open(checkpoint_location).await?).await?;
+        let output = Output::open(sink, plan.schema(), &checkpoint).await?;
+        let (dead_letter_store, dead_letter_sink) = output::dead_letters(sink, &plan.source, &checkpoint).await?;
+        let mut query = Self {
+            name: format!("{}.{}", job.name, insert.target),
+            table,
+            output,
+            checkpoint,
+            reader: Some(Reader::new(source)),
+            description,
+            dead_letter_store,
+            dead_letter_sink,
+            position: Offsets::default(),
+            next_batch: 0,
+            totals: Ledger::default(),
+            watermark_ms: 0,
+            sweep: true,
+            last_loss_check: None,
+            plan,
+        };
+        query.check_identity(insert).await?;
+        Ok(query)
+    }
+
+    /// Checks what `open` checks, but writes nothing and fences nobody, and says where the query stands.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub async fn describe(job: &Job, insert: &Insert, checkpoint_location: Option<&str>) -> Result<String> {
+        let plan = QueryPlan::new(job, insert).await?;
+        let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
+        let Connector::Kafka(table) = &plan.source.connector else {
+            return Err(Error::internal("the source is no Kafka table"));
+        };
+        plan.source.check_stream()?;
+        let projection = plan.batch(clock::now_ms()).await?.projection;
+        RecordDecoder::new(&plan.source.columns, &projection, &table.decode)?;
+        let source = KafkaSource::open(table).await?;
+        let mut stands = "new: starts at startingOffsets".to_owned();
+        let mut start = None;
+        if let Some(location) = checkpoint_location {
+            let store = Store::open(location).await?;
+            let checkpoint = Checkpoint::open_read_only(store).await?;
+            let mut facts = checkpoint.facts().await?;
+            let mut output_name = None;
+            if let Connector::File(file) = &sink.connector {
+                let output = Output::open(sink, plan.schema(), &checkpoint).await?;
+                (facts.keeps_sink_log, facts.sink_log) = (file.spark_metadata, output.latest_logged().await?);
+                output_name = Some(output);
+            }
+            let decision = decide(&facts).map_err(|error| error.context(format!("checkpoint {location}")))?;
+            if let Some(output) = output_name {
+                let fingerprint = output::fingerprint(
+                    source.description(),
+                    &output,
+                    plan.schema(),
+                    &insert.select.mask(insert.select.sql()),
+                );
+                checkpoint.compare_fingerprint(u64::MAX, &fingerprint).await?;
+            }
+            if let Some(&latest) = facts.offsets.last() {
+                start = Some(single(checkpoint.offsets(latest).await?.ends)?);
+                stands = format!("{decision:?}");
+            }
+        }
+        let start = match start {
+            Some(start) => start,
+            None => source.starting_offsets().await?,
+        };
+        let waiting = start.count_to(&source.latest_offsets().await?);
+        let decoded: Vec<&str> = projection.iter().map(|index| plan.source.columns[*index].name.as_str()).collect();
+        Ok(format!(
+            "query {}.{}\nsource {} ({waiting} records waiting), decodes {}\n{}sink {}\n{}plan\n{}\ncheckpoint {} ({stands})\n",
+            job.name,
+            insert.target,
+            source.description(),
+            decoded.join(", "),
+            print_schema(&plan.source.schema()),
+            insert.target,
+            print_schema(plan.schema()),
+            plan.display()?,
+            checkpoint_location.unwrap_or("in a temporary directory"),
+        ))
+    }
+
+    async fn check_identity(&mut self, insert: &Insert) -> Result<()> {
+        let latest = self.checkpoint.facts().await?.offsets.last().copied();
+        let fingerprint = output::fingerprint(
+            &self.description,
+            &self.output,
+            self.plan.schema(),
+            &insert.select.mask(insert.select.sql()),
+        );
+        // Decide first: a checkpoint or an output that belongs to another query must not get our fingerprint.
+        self.decide().await?;
+        self.checkpoint.check_fingerprint(latest.map_or(0, |id| id + 1), &fingerprint).await
+    }
+
+    async fn decide(&self) -> Result<Decision> {
+        let mut facts = self.checkpoint.facts().await?;
+        facts.keeps_sink_log = self.output.keeps_log();
+        facts.sink_log = self.output.latest_logged().await?;
+        decide(&facts).map_err(|error| error.context(format!("checkpoint {}", self.checkpoint.url())))
+    }
+
+    /// Recovers, then runs batches until the trigger is done or `stop` is cancelled.
+    ///
+    /// # Errors
+    /// What stopped it. Whatever was visible stays; a restart goes on from there.
+    pub async fn run(mut self, trigger: Trigger, stop: &CancellationToken, reporter: &Reporter) -> Result<Ledger> {
+        self.recover(reporter).await.map_err(|error| error.context(&self.name))?;
+        self.run_triggers(trigger, stop, reporter).await.map_err(|error| error.context(&self.name))?;
+        Ok(self.totals)
+    }
+
+    async fn recover(&mut self, reporter: &Reporter) -> Result<()> {
+        let decision = self.decide().await?;
+        tracing::info!(query = self.name, ?decision, "recovery");
+        match decision {
+            Decision::Fresh => {
+                let fresh = self.source()?.starting_offsets().await?;
+                self.position = self.checkpoint.initial_offsets(&fresh).await?;
+            }
+            Decision::Next(batch) => self.stand_after(batch - 1).await?,
+            Decision::RunAgain(batch) => self.run_again(batch, reporter).await?,
+            Decision::RollForward(batch) => {
+                let prepared = self.checkpoint.prepared(batch).await?;
+                self.finish(&prepared).await?;
+                self.stand_after(batch).await?;
+            }
+            Decision::CommitOnly(batch) => {
+                self.checkpoint.write_commit(batch, self.watermark_ms).await?;
+                self.stand_after(batch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stands where a query stands that has committed `batch`.
+    async fn stand_after(&mut self, batch: u64) -> Result<()> {
+        let entry = self.checkpoint.offsets(batch).await?;
+        self.watermark_ms = entry.watermark_ms;
+        self.position = single(entry.ends)?;
+        self.next_batch = batch + 1;
+        self.totals = self.totals_after(batch).await?;
+        Ok(())
+    }
+
+    /// A checkpoint that Spark wrote has no ledger: the count starts here.
+    async fn totals_after(&self, batch: u64) -> Result<Ledger> {
+        if self.checkpoint.facts().await?.prepared.contains(&batch) {
+            return Ok(self.checkpoint.prepared(batch).await?.totals);
+        }
+        Ok(Ledger::default())
+    }
+
+    async fn run_again(&mut self, batch: u64, reporter: &Reporter) -> Result<()> {
+        let entry = self.checkpoint.offsets(batch).await?;
+        match batch.checked_sub(1) {
+            Some(previous) => self.stand_after(previous).await?,
+            None => {
+                self.position = match self.checkpoint.read_initial_offsets().await? {
+                    Some(offsets) => offsets,
+                    None => self.source()?.starting_offsets().await?,
+                };
+            }
+        }
+        self.next_batch = batch;
+        if let Output::Kafka(sink, _) = &self.output {
+            match sink.committed().await? {
+                Some((committed, text)) if committed == batch => {
+                    let prepared = commit::from_marker(batch, &text)?;
+                    self.checkpoint.write_prepared(&prepared).await?;
+                    self.finish(&prepared).await?;
+                    return self.stand_after(batch).await;
+                }
+                Some((committed, _)) if committed > batch => {
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        format!("the topic has batch {committed} of this query, the checkpoint stands at {batch}"),
+                    )
+                    .help("the checkpoint is older than the topic: restore the newer one"));
+                }
+                _ => {}
+            }
+        }
+        let progress = self.begin_progress();
+        self.run_one(&entry, progress, reporter).await
+    }
+
+    async fn run_triggers(&mut self, trigger: Trigger, stop: &CancellationToken, reporter: &Reporter) -> Result<()> {
+        let mut last_start_ms = None;
+        let until = if trigger.is_bounded() { Some(self.source()?.latest_offsets().await?) } else { None };
+        let mut idle = Stopwatch::start();
+        while !stop.is_cancelled() {
+            wait(trigger.wait(last_start_ms, clock::now_ms()), stop).await;
+            if stop.is_cancelled() {
+                break;
+            }
+            last_start_ms = Some(clock::now_ms());
+            let mut progress = self.begin_progress();
+            let step = Stopwatch::start();
+            let latest = match &until {
+                Some(until) => until.clone(),
+                None => self.source()?.latest_offsets().await?,
+            };
+            progress.durations.latest_offset = step.elapsed_ms();
+            if goes_back(&self.position, &latest) {
+                self.skip_lost(reporter).await?;
+            }
+            let Some(end) = self.batch_end(trigger, &latest, &idle) else {
+                if trigger.is_bounded() {
+                    break;
+                }
+                reporter.idle(&self.name, &latest);
+                let pause = if idle.elapsed() < IDLE_AFTER { IDLE_POLL } else { IDLE_POLL_SLOW };
+                wait(pause, stop).await;
+                continue;
+            };
+            progress.latest = latest;
+            let entry = OffsetEntry {
+                watermark_ms: self.watermark_ms,
+                timestamp_ms: clock::now_ms(),
+                conf: spark_conf(),
+                ends: vec![end],
+            };
+            let step = Stopwatch::start();
+            self.checkpoint.write_offsets(self.next_batch, &entry).await?;
+            progress.durations.wal_commit = step.elapsed_ms();
+            crash_point("offsets", self.next_batch);
+            self.run_one(&entry, progress, reporter).await?;
+            idle = Stopwatch::start();
+            if trigger == Trigger::Once {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the next batch ends; `None` if it shall not run yet.
+    fn batch_end(&self, trigger: Trigger, latest: &Offsets, idle: &Stopwatch) -> Option<Offsets> {
+        let available = self.position.count_to(latest);
+        if trigger == Trigger::Once && available > 0 {
+            return Some(latest.clone());
+        }
+        // Spark's rule: the first batch does not wait for a minimum, nor does one that is to end.
+        let min = self.table.min_offsets_per_trigger.filter(|_| self.next_batch > 0 && !trigger.is_bounded());
+        if !offsets::enough(available, min, Some(idle.elapsed()), self.table.max_trigger_delay) {
+            return None;
+        }
+        let max = self.table.max_offsets_per_trigger.unwrap_or(OFFSETS_PER_TRIGGER_DEFAULT);
+        Some(self.position.limited(latest, max))
+    }
+
+    /// Runs and commits the batch whose offsets are announced.
+    async fn run_one(&mut self, entry: &OffsetEntry, mut progress: QueryProgress, reporter: &Reporter) -> Result<()> {
+        let whole = Stopwatch::start();
+        let batch = self.next_batch;
+        let end = single(entry.ends.clone())?;
+        let start = self.position.clone();
+        let (ranges, lost) = self.ranges(&start, &end).await?;
+        for sentence in &lost.sentences {
+            reporter.warn(&self.name, sentence);
+        }
+        let owner = commit::owner(&self.checkpoint, batch);
+        let work = BatchWork { batch, timestamp_ms: entry.timestamp_ms, ranges: &ranges, owner: &owner };
+        let step = Stopwatch::start();
+        let mut result =
+            run_batch(&mut self.reader, &self.plan, &mut self.output, &self.dead_letter_sink, &work).await?;
+        result.ledger.gaps += lost.offsets;
+        progress.durations.add_batch = step.elapsed_ms();
+        let step = Stopwatch::start();
+        let totals = self.totals;
+        let prepared = self.committer().prepare(batch, result, totals).await?;
+        self.finish(&prepared).await?;
+        progress.durations.commit_offsets = step.elapsed_ms();
+        self.totals = prepared.totals;
+        self.position = end.clone();
+        self.next_batch = batch + 1;
+        progress.durations.trigger_execution =
+            whole.elapsed_ms() + progress.durations.latest_offset + progress.durations.wal_commit;
+        progress.finish(batch, start, end, &prepared);
+        reporter.batch(&progress);
+        Ok(())
+    }
+
+    async fn finish(&mut self, prepared: &Prepared) -> Result<()> {
+        let watermark_ms = self.watermark_ms;
+        self.committer().roll_forward(prepared, watermark_ms).await?;
+        self.sweep = false;
+        Ok(())
+    }
+
+    fn committer(&mut self) -> Committer<'_> {
+        Committer {
+            checkpoint: &self.checkpoint,
+            output: &mut self.output,
+            dead_letter_store: &self.dead_letter_store,
+            sweep: self.sweep,
+        }
+    }
+
+    /// The ranges of a batch, without what Kafka has deleted (which is refused unless `failOnDataLoss` is false).
+    async fn ranges(&mut self, start: &Offsets, end: &Offsets) -> Result<(Vec<OffsetRange>, Lost)> {
+        let due = self.last_loss_check.is_none_or(|last| last.elapsed() > DATA_LOSS_CHECK);
+        if !due {
+            return Ok((start.ranges(end), Lost::default()));
+        }
+        let (sentences, from) = self.source()?.check_data_loss(start).await?;
+        self.last_loss_check = Some(Stopwatch::start());
+        let lost = start.count_to(end).saturating_sub(from.count_to(end));
+        Ok((from.ranges(end), Lost { sentences, offsets: lost }))
+    }
+
+    /// Refuses to go on where Kafka has less than was read already, unless `failOnDataLoss` is false.
+    async fn skip_lost(&mut self, reporter: &Reporter) -> Result<()> {
+        let (sentences, from) = self.source()?.check_data_loss(&self.position).await?;
+        for sentence in &sentences {
+            reporter.warn(&self.name, sentence);
+        }
+        self.position = from;
+        Ok(())
+    }
+
+    fn source(&self) -> Result<&KafkaSource> {
+        self.reader.as_ref().map(|reader| &reader.source).ok_or_else(|| Error::internal("the reader is gone"))
+    }
+
+    fn begin_progress(&self) -> QueryProgress {
+        QueryProgress::begin(
+            &self.checkpoint.query_id,
+            &self.checkpoint.run_id,
+            &self.name,
+            &self.description,
+            &self.output.description(),
+        )
+    }
+}
+
+#[derive(Debug, Default)]
+struct Lost {
+    sentences: Vec<String>,
+    offsets: u64,
+}
+
+/// Does a partition end before the place up to which it was read, or is it gone?
+fn goes_back(position: &Offsets, latest: &Offsets) -> bool {
+    position.iter().any(|(topic, partition, offset)| latest.get(topic, partition).is_none_or(|end| end < offset))
+}
+
+fn single(mut ends: Vec<Offsets>) -> Result<Offsets> {
+    match (ends.pop(), ends.is_empty()) {
+        (Some(end), true) => Ok(end),
+        _ => Err(Error::corrupt("the offset log has several sources, this query has one")
+            .help("the checkpoint belongs to another query")),
+    }
+}
+
+async fn wait(duration: Duration, stop: &CancellationToken) {
+    if !duration.is_zero() {
+        tokio::select! {
+            () = clock::sleep(duration) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
