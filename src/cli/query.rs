@@ -1,13 +1,237 @@
 //! `tidemill query`.
 
+use std::{
+    fs::File,
+    io::{self, BufWriter, IsTerminal, Read, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
 use clap::Args;
 
-use crate::error::{Error, Result};
+use crate::{
+    catalog::{Job, Variables},
+    error::{Error, ErrorKind, Result},
+    query::{MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, Script, TABLE_ROWS_DEFAULT},
+};
+
+mod shell;
 
 /// Run batch SQL over stored files and bounded ranges of Kafka topics
 #[derive(Debug, Args)]
-pub struct QueryArgs {}
+pub struct QueryArgs {
+    /// SQL, or a file that ends in .sql; without it statements are asked for
+    sql: Option<String>,
+    /// Read the SQL from this file; - is the standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "sql")]
+    file: Option<String>,
+    /// A job file whose tables and views the SQL may use; may be given several times
+    #[arg(short, long, value_name = "JOB.sql")]
+    job: Vec<PathBuf>,
+    /// What ${NAME} in job files stands for
+    #[arg(short = 'D', value_name = "NAME=VALUE", value_parser = name_and_value)]
+    define: Vec<(String, String)>,
+    /// How rows are written
+    #[arg(long, value_enum, default_value_t = OutputFormat::Table)]
+    format: OutputFormat,
+    /// Write the rows of the only statement that has some to this local file
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Memory for sorts, joins and aggregates, e.g. 512MB; beyond it they spill to the temporary directory
+    #[arg(long, value_name = "SIZE", value_parser = bytes, default_value_t = MEMORY_BYTES_DEFAULT)]
+    memory_limit: usize,
+    /// The most rows that a table shows; 0 shows all
+    #[arg(long, value_name = "N", default_value_t = TABLE_ROWS_DEFAULT)]
+    max_rows: usize,
+}
 
-pub async fn run(_args: QueryArgs) -> Result<()> {
-    Err(Error::unsupported("`tidemill query` is not built yet"))
+pub async fn run(args: QueryArgs) -> Result<()> {
+    if args.format == OutputFormat::Parquet && args.output.is_none() {
+        return Err(Error::invalid("--format parquet needs --output FILE"));
+    }
+    if let Some(url) = args.output.as_deref().and_then(Path::to_str).filter(|it| it.contains("://")) {
+        return Err(Error::invalid(format!("--output writes local files, and {url} is a URL"))
+            .help(format!("COPY (SELECT ...) TO '{url}'")));
+    }
+    let variables = Variables { given: args.define.iter().cloned().collect() };
+    let jobs = args.job.iter().map(|path| {
+        let file = path.display().to_string();
+        Job::parse(&file, &read_text(&file)?, &variables)
+    });
+    let session = QuerySession::new(jobs.collect::<Result<_>>()?, args.memory_limit)?;
+    let stdout = Stdout::default();
+    let outcome = match script(&args)? {
+        Some(script) => run_script(&session, &script, &args, &stdout).await,
+        None => shell::run(&session, &args, &stdout).await,
+    };
+    // A reader like `head` that has seen enough is no failure.
+    if stdout.is_closed() { Ok(()) } else { outcome }
+}
+
+fn script(args: &QueryArgs) -> Result<Option<Script>> {
+    let from_file = |name: &str| Ok(Some(Script { name: name.to_owned(), text: read_text(name)? }));
+    match (&args.file, &args.sql) {
+        (Some(file), _) if file == "-" => read_stdin().map(Some),
+        (Some(file), _) => from_file(file),
+        (None, Some(sql)) if sql.ends_with(".sql") && !sql.contains(char::is_whitespace) => from_file(sql),
+        (None, Some(sql)) => Ok(Some(Script::command_line(sql))),
+        (None, None) if io::stdin().is_terminal() => Ok(None),
+        (None, None) => read_stdin().map(Some),
+    }
+}
+
+fn read_stdin() -> Result<Script> {
+    let mut text = String::new();
+    io::stdin().read_to_string(&mut text).map_err(|error| Error::invalid(format!("the standard input: {error}")))?;
+    Ok(Script { name: "<standard input>".to_owned(), text })
+}
+
+fn read_text(file: &str) -> Result<String> {
+    std::fs::read_to_string(file).map_err(|error| {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Invalid,
+        };
+        Error::new(kind, format!("{file} cannot be read")).source_error(error)
+    })
+}
+
+async fn run_script(session: &QuerySession, script: &Script, args: &QueryArgs, stdout: &Stdout) -> Result<()> {
+    let mut has_written = false;
+    for statement in session.parse(script)? {
+        let mut rows = session.run(script, statement).await?;
+        let schema = rows.schema();
+        if schema.fields().is_empty() {
+            while rows.next().await?.is_some() {}
+            continue;
+        }
+        let Some(path) = &args.output else {
+            let mut writer = ResultWriter::new(args.format, &schema, args.max_rows, stdout.clone())?;
+            pump(&mut rows, &mut writer).await?;
+            writer.finish()?;
+            continue;
+        };
+        if has_written {
+            return Err(Error::invalid("--output takes the rows of one statement, and there are several"));
+        }
+        let part = PartFile::create(path)?;
+        let mut writer = ResultWriter::new(args.format, &schema, args.max_rows, BufWriter::new(&part.file))?;
+        pump(&mut rows, &mut writer).await?;
+        drop(writer.finish()?);
+        part.publish()?;
+        has_written = true;
+    }
+    Ok(())
+}
+
+async fn pump<W: Write + Send>(rows: &mut crate::query::Rows, writer: &mut ResultWriter<W>) -> Result<()> {
+    while let Some(batch) = rows.next().await? {
+        if !writer.write(&batch)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The output file under a hidden name until it is whole.
+struct PartFile {
+    file: File,
+    hidden: PathBuf,
+    path: PathBuf,
+}
+
+impl PartFile {
+    fn create(path: &Path) -> Result<Self> {
+        let name = path.file_name().ok_or_else(|| Error::invalid(format!("{} is no file", path.display())))?;
+        let hidden = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+        let file = File::create(&hidden).map_err(|error| {
+            Error::new(ErrorKind::PermissionDenied, format!("{} cannot be written", path.display())).source_error(error)
+        })?;
+        Ok(Self { file, hidden, path: path.to_owned() })
+    }
+
+    fn publish(self) -> Result<()> {
+        self.file.sync_all().and_then(|()| std::fs::rename(&self.hidden, &self.path)).map_err(|error| {
+            Error::new(ErrorKind::StorageFull, format!("{} cannot be finished", self.path.display()))
+                .source_error(error)
+        })
+    }
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        // Published, it is gone; otherwise nobody wants half a result. There is nobody left to tell of a failure.
+        let _ = std::fs::remove_file(&self.hidden);
+    }
+}
+
+/// The standard output, which knows when its reader has gone.
+#[derive(Debug, Clone, Default)]
+struct Stdout {
+    closed: Arc<AtomicBool>,
+}
+
+impl Stdout {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn noting<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            self.closed.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.noting(io::stdout().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.noting(io::stdout().flush())
+    }
+}
+
+fn name_and_value(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("NAME=VALUE is wanted".to_owned()),
+    }
+}
+
+/// `512MB`, `1GB`, `64KB` (powers of 1024) or a number of bytes.
+fn bytes(text: &str) -> std::result::Result<usize, String> {
+    let wanted = || format!("'{text}' is no size: write 512MB, 2GB or a number of bytes");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" => 10,
+        "M" | "MB" => 20,
+        "G" | "GB" => 30,
+        _ => return Err(wanted()),
+    };
+    let number: usize = number.parse().map_err(|_| wanted())?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("1GB"), Ok(1 << 30));
+        assert_eq!(bytes("64kb"), Ok(64 << 10));
+        assert_eq!(bytes("1000"), Ok(1000));
+        for wrong in ["", "GB", "-1", "1TBX", "0", "1.5GB", "99999999999999GB"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,1 +1,25 @@
 //! Batch SQL over the tables of job files, over paths, and over bounded ranges of Kafka tables.
+//!
+//! `session.rs` runs statements; `catalog.rs` resolves a name in FROM (a table of a job, a view, a path);
+//! `listing.rs` says which files of a place a reader may see; `partition.rs` reads Hive's `key=value` directories;
+//! `format.rs` turns file names and options into DataFusion's formats; `schema.rs` finds one schema for many files, or
+//! the file that does not fit; `files.rs` and `kafka_table.rs` are the tables; `external.rs` is CREATE EXTERNAL TABLE;
+//! `output.rs` writes results; `objects.rs` reads bytes, with a limit on the wait; `failure.rs` turns DataFusion's
+//! errors into ours.
+
+mod catalog;
+mod external;
+mod failure;
+mod files;
+mod format;
+mod kafka_table;
+mod listing;
+mod objects;
+mod output;
+mod partition;
+mod schema;
+mod session;
+
+pub use catalog::TableSummary;
+pub use output::{OutputFormat, ResultWriter, TABLE_ROWS_DEFAULT};
+pub use session::{MEMORY_BYTES_DEFAULT, QuerySession, Rows, Script};

@@ -1,0 +1,241 @@
+//! Runs SQL statements one after another.
+
+use std::sync::Arc;
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use datafusion::{
+    execution::SendableRecordBatchStream,
+    prelude::SessionContext,
+    sql::{
+        parser::{CopyToSource, DFParserBuilder, Statement},
+        sqlparser::{ast::Statement as SqlStatement, dialect::GenericDialect},
+    },
+};
+use futures::StreamExt;
+
+use super::{
+    catalog::{QueryTables, TableSummary, bare},
+    external::{ExternalTables, FORMATS},
+    failure, objects,
+};
+use crate::{
+    catalog::{
+        Job,
+        session::{SessionLimits, session},
+    },
+    error::{Error, Place, Result},
+    store::Store,
+};
+
+/// Memory for sorts, joins and aggregates of one session; beyond it they spill to the temporary directory.
+pub const MEMORY_BYTES_DEFAULT: usize = 1 << 30;
+
+/// SQL that the user wrote, and where.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// The file's name, or `<command line>`.
+    pub name: String,
+    pub text: String,
+}
+
+impl Script {
+    /// SQL of the command line.
+    pub fn command_line(text: impl Into<String>) -> Self {
+        Self { name: "<command line>".to_owned(), text: text.into() }
+    }
+
+    /// A place in it; `line` and `column` are 1-based.
+    pub(super) fn place(&self, line: usize, column: usize, width: usize) -> Place {
+        let text = self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
+        Place { file: self.name.clone(), line, column, width: width.max(1), text }
+    }
+
+    /// Where `word` stands for the first time as a word of its own.
+    fn find(&self, word: &str) -> Option<Place> {
+        for (index, line) in self.text.lines().enumerate() {
+            let lower = line.to_lowercase();
+            let found = lower.match_indices(&word.to_lowercase()).find(|(at, found)| {
+                let is_word = |c: char| c.is_alphanumeric() || c == '_';
+                !lower[..*at].ends_with(is_word) && !lower[at + found.len()..].starts_with(is_word)
+            });
+            if let Some((at, found)) = found {
+                return Some(self.place(index + 1, lower[..at].chars().count() + 1, found.chars().count()));
+            }
+        }
+        None
+    }
+}
+
+/// A session: its tables live as long as it does.
+pub struct QuerySession {
+    context: SessionContext,
+    tables: Arc<QueryTables>,
+}
+
+impl std::fmt::Debug for QuerySession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "QuerySession({:?})", self.tables)
+    }
+}
+
+impl QuerySession {
+    /// With the tables and views of `jobs`. Nothing is contacted.
+    ///
+    /// # Errors
+    /// `Internal` if the temporary directory cannot be used.
+    pub fn new(jobs: Vec<Job>, memory_bytes: usize) -> Result<Self> {
+        let partitions = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let context = session(SessionLimits { memory_bytes, partitions })?;
+        let weak = context.state_weak_ref();
+        let state_of = Box::new(move || weak.upgrade().map(|state| state.read().clone()));
+        let tables = Arc::new(QueryTables::new(jobs, state_of));
+        let catalog = context.catalog("datafusion").ok_or_else(|| Error::internal("the session has no catalog"))?;
+        catalog.register_schema("public", Arc::clone(&tables) as _)?;
+        objects::register(&context.runtime_env(), "file:///")?;
+        {
+            let state = context.state_ref();
+            let mut state = state.write();
+            // So that an unknown column is underlined.
+            state.config_mut().options_mut().sql_parser.collect_spans = true;
+            for (name, kind) in FORMATS {
+                state.table_factories_mut().insert(name.to_owned(), Arc::new(ExternalTables(kind)));
+            }
+        }
+        Ok(Self { context, tables })
+    }
+
+    /// DataFusion's own session, for callers that build plans.
+    pub fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    /// The tables, by name.
+    pub fn tables(&self) -> Vec<TableSummary> {
+        self.tables.summaries()
+    }
+
+    /// The statements of a script.
+    ///
+    /// # Errors
+    /// `Invalid`, with the place.
+    pub fn parse(&self, script: &Script) -> Result<Vec<Statement>> {
+        let dialect = GenericDialect {};
+        let statements = DFParserBuilder::new(script.text.as_str())
+            .with_dialect(&dialect)
+            .build()
+            .and_then(|mut parser| parser.parse_statements())
+            .map_err(|error| failure::from_datafusion(error, Some(script)))?;
+        Ok(statements.into())
+    }
+
+    /// Runs one statement of `script`. Its rows come as they are asked for.
+    ///
+    /// # Errors
+    /// `Invalid`, with the place where it is known; `NotFound`; those of the stores and of Kafka.
+    pub async fn run(&self, script: &Script, statement: Statement) -> Result<Rows> {
+        self.check(script, &statement).await?;
+        let explained = |error| failure::from_datafusion(error, Some(script));
+        let plan = self.context.state().statement_to_plan(statement).await.map_err(explained)?;
+        let frame = self.context.execute_logical_plan(plan).await.map_err(explained)?;
+        let stream = frame.execute_stream().await.map_err(explained)?;
+        Ok(Rows { stream, script: script.clone() })
+    }
+
+    /// Runs a single SELECT.
+    ///
+    /// # Errors
+    /// As `run`; `Invalid` if it is not exactly one statement.
+    pub async fn select(&self, sql: &str) -> Result<Rows> {
+        let script = Script::command_line(sql);
+        let mut statements = self.parse(&script)?;
+        match (statements.pop(), statements.is_empty()) {
+            (Some(statement), true) => self.run(&script, statement).await,
+            _ => Err(Error::invalid("one SELECT is wanted here")),
+        }
+    }
+
+    /// What DataFusion would say late, or in other words.
+    async fn check(&self, script: &Script, statement: &Statement) -> Result<()> {
+        match statement {
+            Statement::Explain(explain) => return Box::pin(self.check(script, &explain.statement)).await,
+            Statement::CreateExternalTable(create) => {
+                let format = create.file_type.to_uppercase();
+                if !FORMATS.iter().any(|(name, _)| *name == format) {
+                    return Err(Error::unsupported(format!("files stored as {format}"))
+                        .help("STORED AS CSV, JSON, NDJSON or PARQUET"));
+                }
+                return Ok(());
+            }
+            Statement::CopyTo(copy) => {
+                self.check_target(&copy.target).await?;
+                if matches!(copy.source, CopyToSource::Relation(_)) {
+                    return Ok(());
+                }
+            }
+            Statement::Statement(sql) => match sql.as_ref() {
+                SqlStatement::Insert(_) => {
+                    return Err(Error::unsupported("INSERT in a query").help(
+                        "a job writes its tables: tidemill stream; COPY (SELECT ...) TO 'path' writes a result",
+                    ));
+                }
+                SqlStatement::Query(_) | SqlStatement::Explain { .. } | SqlStatement::ExplainTable { .. } => {}
+                _ => return Ok(()),
+            },
+            Statement::Reset(_) => return Ok(()),
+        }
+        let state = self.context.state();
+        let names =
+            state.resolve_table_references(statement).map_err(|error| failure::from_datafusion(error, Some(script)))?;
+        for name in names.iter().filter_map(bare) {
+            self.tables.check(name).map_err(|error| match script.find(name) {
+                Some(place) => error.at(place),
+                None => error,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A file beside those of a commit log would be seen by no reader of the log.
+    async fn check_target(&self, target: &str) -> Result<()> {
+        let store = Store::open(target).await?;
+        objects::register(&self.context.runtime_env(), store.url())?;
+        let parent = store.url().rsplit_once('/').map_or("", |(parent, _)| parent);
+        for directory in [target, parent].into_iter().filter(|it| !it.is_empty() && !it.ends_with(":/")) {
+            if !Store::open(directory).await?.list("_spark_metadata").await?.is_empty() {
+                return Err(Error::invalid(format!(
+                    "{directory} is the output of a streaming job: its log would not know these files"
+                ))
+                .help("copy to another directory"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows of one statement.
+pub struct Rows {
+    stream: SendableRecordBatchStream,
+    script: Script,
+}
+
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rows({:?})", self.stream.schema())
+    }
+}
+
+impl Rows {
+    /// Their columns; none for a statement that gives no rows.
+    pub fn schema(&self) -> SchemaRef {
+        self.stream.schema()
+    }
+
+    /// The next batch.
+    ///
+    /// # Errors
+    /// As `QuerySession::run`.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let next = self.stream.next().await.transpose();
+        next.map_err(|error| failure::from_datafusion(error, Some(&self.script)))
+    }
+}
