@@ -98,7 +98,8 @@ impl TestJob {
     /// `tidemill verify`: its answer.
     pub fn verify(&self) -> (bool, String) {
         let output = Command::new(tidemill()).arg("verify").arg(&self.file).output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
     pub async fn store(&self) -> Store {
