@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+pub mod binance;
+
 /// The address of the real Kafka broker.
 pub fn kafka() -> String {
     service("TIDEMILL_TEST_KAFKA")
