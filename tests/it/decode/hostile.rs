@@ -16,6 +16,7 @@ fn columns() -> Vec<Column> {
 }
 
 /// Payload, and the reason why it is refused; `None`: it is a row.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn corpus() -> Vec<(Vec<u8>, Option<&'static str>)> {
     let deep = |depth: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(depth), "]".repeat(depth)).into_bytes();
     let mut all: Vec<(Vec<u8>, Option<&str>)> = vec![
