@@ -12,8 +12,8 @@ use std::{
 
 use clap::Args;
 
+use super::job::{VariableArgs, read_job};
 use crate::{
-    catalog::{Job, Variables},
     error::{Error, ErrorKind, Result},
     query::{MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, Script, TABLE_ROWS_DEFAULT},
 };
@@ -31,9 +31,8 @@ pub struct QueryArgs {
     /// A job file whose tables and views the SQL may use; may be given several times
     #[arg(short, long, value_name = "JOB.sql")]
     job: Vec<PathBuf>,
-    /// What ${NAME} in job files stands for
-    #[arg(short = 'D', value_name = "NAME=VALUE", value_parser = name_and_value)]
-    define: Vec<(String, String)>,
+    #[command(flatten)]
+    variables: VariableArgs,
     /// How rows are written
     #[arg(long, value_enum, default_value_t = OutputFormat::Table)]
     format: OutputFormat,
@@ -56,11 +55,7 @@ pub async fn run(args: QueryArgs) -> Result<()> {
         return Err(Error::invalid(format!("--output writes local files, and {url} is a URL"))
             .help(format!("COPY (SELECT ...) TO '{url}'")));
     }
-    let variables = Variables { given: args.define.iter().cloned().collect() };
-    let jobs = args.job.iter().map(|path| {
-        let file = path.display().to_string();
-        Job::parse(&file, &read_text(&file)?, &variables)
-    });
+    let jobs = args.job.iter().map(|file| read_job(file, &args.variables));
     let session = QuerySession::new(jobs.collect::<Result<_>>()?, args.memory_limit)?;
     let stdout = Stdout::default();
     let outcome = match script(&args)? {
@@ -195,13 +190,6 @@ impl Write for Stdout {
 
     fn flush(&mut self) -> io::Result<()> {
         self.noting(io::stdout().flush())
-    }
-}
-
-fn name_and_value(text: &str) -> std::result::Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("NAME=VALUE is wanted".to_owned()),
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     kafka_table::KafkaRange,
 };
 use crate::{
-    catalog::{Connector, FileFormat, FileTable, Job, Subscription, Table},
+    catalog::{Connector, FileFormat, FileTable, Job, Subscription, Table, locate_error},
     error::{Error, Result, nearest},
 };
 
@@ -102,8 +102,9 @@ impl QueryTables {
                 return self.table_of(job, table).await.map(Some);
             }
             if let Some(view) = job.views.iter().find(|view| view.name.eq_ignore_ascii_case(name)) {
-                let plan = self.state()?.create_logical_plan(&view.select).await?;
-                return Ok(Some(Arc::new(ViewTable::new(plan, Some(view.select.clone())))));
+                let plan = self.state()?.create_logical_plan(view.select.sql()).await;
+                let plan = plan.map_err(|error| locate_error(error, &view.select))?;
+                return Ok(Some(Arc::new(ViewTable::new(plan, Some(view.select.to_string())))));
             }
         }
         if !is_path(name) {
@@ -170,10 +171,10 @@ impl QueryTables {
     async fn columns_written(&self, job: &Job, table: &Table) -> Option<SchemaRef> {
         let insert = job.inserts.iter().find(|insert| insert.target.eq_ignore_ascii_case(&table.name))?;
         let state = self.state().ok()?;
-        if !reads_declared_tables(&state, job, &insert.select, 0) {
+        if !reads_declared_tables(&state, job, insert.select.sql(), 0) {
             return None;
         }
-        match state.create_logical_plan(&insert.select).await {
+        match state.create_logical_plan(insert.select.sql()).await {
             Ok(plan) => Some(Arc::clone(plan.schema().inner())),
             Err(error) => {
                 tracing::warn!(table = table.name, %error, "the job's INSERT does not plan, so its columns are guessed");
@@ -191,7 +192,9 @@ fn reads_declared_tables(state: &SessionState, job: &Job, select: &str, depth: u
     names.iter().all(|name| {
         match (job.table(name.table()), job.views.iter().find(|it| it.name.eq_ignore_ascii_case(name.table()))) {
             (Some(table), _) => matches!(table.connector, Connector::Kafka(_)),
-            (None, Some(view)) => depth < VIEW_DEPTH_MAX && reads_declared_tables(state, job, &view.select, depth + 1),
+            (None, Some(view)) => {
+                depth < VIEW_DEPTH_MAX && reads_declared_tables(state, job, view.select.sql(), depth + 1)
+            }
             (None, None) => false,
         }
     })
