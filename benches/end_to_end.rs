@@ -9,7 +9,7 @@ use std::{
 
 use rdkafka::{
     ClientConfig,
-    producer::{BaseRecord, Producer, ThreadedProducer, DefaultProducerContext},
+    producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
 };
 use serde_json::Value;
 
@@ -26,7 +26,9 @@ struct Setup {
 }
 
 pub fn run() {
-    let service = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: eval \"$(scripts/services.sh env)\""));
+    let service = |name: &str| {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: eval \"$(scripts/services.sh env)\""))
+    };
     let setup = Setup {
         brokers: service("TIDEMILL_TEST_KAFKA"),
         hdfs: service("TIDEMILL_TEST_HDFS"),
@@ -92,7 +94,13 @@ fn throughput(setup: &Setup, records: usize) {
                 process(Command::new(&this).args(["reference", &setup.brokers, &topic, &records.to_string()]))
             } else {
                 let job = job(setup, &topic, name, &output(setup, "hdfs"));
-                let usage = process(tidemill().arg("stream").arg(&job).args(["--available-now", "--progress", "none"]).stderr(Stdio::null()));
+                let usage = process(
+                    tidemill()
+                        .arg("stream")
+                        .arg(&job)
+                        .args(["--available-now", "--progress", "none"])
+                        .stderr(Stdio::null()),
+                );
                 let verified = tidemill().arg("verify").arg(&job).stdout(Stdio::null()).status().expect("verify");
                 assert!(verified.success(), "every record is accounted for");
                 usage
@@ -100,7 +108,8 @@ fn throughput(setup: &Setup, records: usize) {
             usages.push(usage);
         }
     }
-    let median = |usages: &[Usage], of: fn(&Usage) -> f64| quantile(&mut usages.iter().map(of).collect::<Vec<_>>(), 0.5);
+    let median =
+        |usages: &[Usage], of: fn(&Usage) -> f64| quantile(&mut usages.iter().map(of).collect::<Vec<_>>(), 0.5);
     let reference = median(&figures[0].1, |usage| usage.cpu_s);
     for (name, usages) in &figures {
         let cpu = median(usages, |usage| usage.cpu_s);

@@ -22,7 +22,8 @@ pub fn run() {
         ]));
         let price = Float64Array::from_iter_values((0..ROWS).map(|row| row as f64));
         let volume = Int64Array::from_iter_values((0..ROWS as i64).map(|row| row % 100));
-        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(price), Arc::new(volume)]).expect("a batch");
+        let batch =
+            RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(price), Arc::new(volume)]).expect("a batch");
         let context = session(SessionLimits { memory_bytes: 64 << 20, partitions: 1 }).expect("a session");
         let table = MemTable::try_new(schema, vec![vec![batch; BATCHES]]).expect("a table");
         context.register_table("t", Arc::new(table)).expect("registered");

@@ -4,9 +4,7 @@
 
 use std::{hint::black_box, sync::Arc};
 
-use arrow::array::{
-    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::{Rng, SeedableRng};
 use tidemill::{
@@ -86,10 +84,15 @@ fn batches() -> Vec<RecordBatch> {
     while start < ROWS {
         let count = ROWS_PER_BATCH.min(ROWS - start);
         let mut prices = || -> ArrayRef {
-            Arc::new((0..count).map(|_| Some(f64::from(random.random_range(1_500_000..1_700_000)) / 100.0)).collect::<Float64Array>())
+            Arc::new(
+                (0..count)
+                    .map(|_| Some(f64::from(random.random_range(1_500_000..1_700_000)) / 100.0))
+                    .collect::<Float64Array>(),
+            )
         };
         let (buy, sell) = (prices(), prices());
-        let mut shares = || -> ArrayRef { Arc::new((0..count).map(|_| Some(random.random::<f64>())).collect::<Float64Array>()) };
+        let mut shares =
+            || -> ArrayRef { Arc::new((0..count).map(|_| Some(random.random::<f64>())).collect::<Float64Array>()) };
         let (first, second, third) = (shares(), shares(), shares());
         let at = (start..start + count).map(|i| Some(1_704_067_200_000_000 + i as i64 * 1_000));
         batches.push(

@@ -1,13 +1,208 @@
 //! `tidemill predict`.
 
-use clap::Args;
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
-use crate::error::{Error, Result};
+use arrow::{
+    array::RecordBatch,
+    csv::WriterBuilder as CsvBuilder,
+    json::{
+        Writer as JsonWriter, WriterBuilder as JsonBuilder,
+        writer::{JsonArray, LineDelimited},
+    },
+    util::pretty::pretty_format_batches,
+};
+use clap::{Args, ValueEnum};
+use datafusion::execution::SendableRecordBatchStream;
+use futures::TryStreamExt;
+use parquet::{arrow::ArrowWriter, basic::Compression, errors::ParquetError, file::properties::WriterProperties};
 
-/// Apply a saved model to a query
+use super::train::{SourceArgs, open_query, print, spinner};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    model::{
+        Predictor, Registry,
+        file::{NewFile, io_error},
+    },
+};
+
+/// Rows of a Parquet row group: bounds what the writer holds.
+const ROW_GROUP_ROWS: usize = 131_072;
+
+/// Apply a saved model to a query: its columns come out with one more, `prediction`
 #[derive(Debug, Args)]
-pub struct PredictArgs {}
+pub struct PredictArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// The model: NAME for its newest revision, NAME@2 for the second
+    #[arg(long, value_name = "NAME")]
+    model: String,
+    /// Where models are kept
+    #[arg(long, default_value = "models", value_name = "DIRECTORY")]
+    models_dir: PathBuf,
+    /// Write a new file, .csv or .parquet, instead of stdout
+    #[arg(long, value_name = "FILE", conflicts_with = "format")]
+    output: Option<PathBuf>,
+    /// How to print: table shows the first rows, the others all
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// How many rows a table shows
+    #[arg(long, default_value_t = 20, value_name = "ROWS")]
+    show: usize,
+}
 
-pub async fn run(_args: PredictArgs) -> Result<()> {
-    Err(Error::unsupported("`tidemill predict` is not built yet"))
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Csv,
+    Json,
+    Ndjson,
+}
+
+/// Predicts row after row, batch after batch; memory does not grow with the rows.
+pub async fn run(args: PredictArgs) -> Result<()> {
+    let stored = Registry::new(args.models_dir).load(&args.model)?;
+    let stream = open_query(&args.source).await?.stream(None).await?;
+    let predictor = Predictor::new(&stored.model, &stream.schema())
+        .map_err(|error| error.context(format!("the model {}@{}", stored.model.name, stored.revision)))?;
+    if let Some(path) = args.output {
+        return write_file(&path, &predictor, stream).await;
+    }
+    if args.format == Format::Table {
+        return print_table(&predictor, stream, args.show).await;
+    }
+    let mut encoder = Encoder::new(args.format);
+    let mut stream = stream;
+    let spinner = spinner()?;
+    while let Some(batch) = stream.try_next().await? {
+        if !print(&encoder.encode(&predictor.apply(&batch)?)?)? {
+            return Ok(());
+        }
+        spinner.inc(batch.num_rows() as u64);
+    }
+    spinner.finish_and_clear();
+    print(&encoder.finish()?)?;
+    Ok(())
+}
+
+/// Writes a new file. It appears when it is whole.
+async fn write_file(path: &Path, predictor: &Predictor, mut stream: SendableRecordBatchStream) -> Result<()> {
+    let is = |extension: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
+    if !is("csv") && !is("parquet") {
+        return Err(Error::invalid(format!("the output {} is neither .csv nor .parquet", path.display())));
+    }
+    let taken = || {
+        Error::new(ErrorKind::Conflict, format!("the output {} is there already", path.display()))
+            .help("choose another name, or delete it first")
+    };
+    // Looked at before the work as well as after it.
+    if path.exists() {
+        return Err(taken());
+    }
+    let mut file = NewFile::create(path)?;
+    let spinner = spinner()?;
+    if is("csv") {
+        let mut encoder = Encoder::new(Format::Csv);
+        while let Some(batch) = stream.try_next().await? {
+            let text = encoder.encode(&predictor.apply(&batch)?)?;
+            file.write_all(&text).map_err(|error| io_error("write", path, error))?;
+            spinner.inc(batch.num_rows() as u64);
+        }
+        let text = encoder.finish()?;
+        file.write_all(&text).map_err(|error| io_error("write", path, error))?;
+    } else {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .build();
+        let failed = |error: ParquetError| parquet_error(path, error);
+        let mut writer = ArrowWriter::try_new(file, predictor.schema().clone(), Some(properties)).map_err(failed)?;
+        while let Some(batch) = stream.try_next().await? {
+            writer.write(&predictor.apply(&batch)?).map_err(failed)?;
+            spinner.inc(batch.num_rows() as u64);
+        }
+        file = writer.into_inner().map_err(failed)?;
+    }
+    spinner.finish_and_clear();
+    if file.publish()? { Ok(()) } else { Err(taken()) }
+}
+
+/// Keeps what the disk said.
+fn parquet_error(path: &Path, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(inner) => match inner.downcast::<io::Error>() {
+            Ok(error) => io_error("write", path, *error),
+            Err(other) => Error::internal(format!("cannot write {}", path.display())).source_error(other),
+        },
+        other => Error::internal(format!("cannot write {}", path.display())).source_error(other),
+    }
+}
+
+/// The first rows as a table.
+async fn print_table(predictor: &Predictor, mut stream: SendableRecordBatchStream, show: usize) -> Result<()> {
+    let mut shown = vec![RecordBatch::new_empty(predictor.schema().clone())];
+    let mut rows = 0;
+    let mut more = false;
+    while !more && let Some(batch) = stream.try_next().await? {
+        let taken = batch.num_rows().min(show - rows);
+        more = batch.num_rows() > taken;
+        shown.push(predictor.apply(&batch.slice(0, taken))?);
+        rows += taken;
+    }
+    let note = if more { format!("only showing top {rows} rows\n") } else { String::new() };
+    print(format!("{}\n{note}", pretty_format_batches(&shown)?).as_bytes())?;
+    Ok(())
+}
+
+/// Batches to text.
+enum Encoder {
+    Csv { header: bool },
+    Json(JsonWriter<Vec<u8>, JsonArray>),
+    Ndjson,
+}
+
+impl Encoder {
+    fn new(format: Format) -> Self {
+        match format {
+            Format::Csv | Format::Table => Self::Csv { header: true },
+            Format::Json => Self::Json(json_options().build(Vec::new())),
+            Format::Ndjson => Self::Ndjson,
+        }
+    }
+
+    fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>> {
+        match self {
+            Self::Csv { header } => {
+                let mut writer = CsvBuilder::new().with_header(std::mem::take(header)).build(Vec::new());
+                writer.write(batch)?;
+                Ok(writer.into_inner())
+            }
+            Self::Json(writer) => {
+                writer.write(batch)?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
+            Self::Ndjson => {
+                let mut writer = json_options().build::<_, LineDelimited>(Vec::new());
+                writer.write(batch)?;
+                writer.finish()?;
+                Ok(writer.into_inner())
+            }
+        }
+    }
+
+    /// What is left to write after the last batch.
+    fn finish(self) -> Result<Vec<u8>> {
+        let Self::Json(mut writer) = self else { return Ok(Vec::new()) };
+        writer.finish()?;
+        let mut text = writer.into_inner();
+        text.push(b'\n');
+        Ok(text)
+    }
+}
+
+/// A prediction that is null is written as null, not left out.
+fn json_options() -> JsonBuilder {
+    JsonBuilder::new().with_explicit_nulls(true)
 }

@@ -111,9 +111,8 @@ impl Model {
     /// `Internal` if a number is not finite.
     pub fn to_json(&self) -> Result<String> {
         let broken = |error: serde_json::Error| Error::internal("the model does not become JSON").source_error(error);
-        let value: Value = serde_json::from_str(&serde_json::to_string(self).map_err(broken)?).map_err(broken)?;
-        // Printed from the model, not from `value`, whose numbers may be one bit off.
-        serde_json::to_string_pretty(&Sealed { model: self, sha256: checksum(&value) }).map_err(broken)
+        let sha256 = checksum(&serde_json::to_string(self).map_err(broken)?);
+        serde_json::to_string_pretty(&Sealed { model: self, sha256 }).map_err(broken)
     }
 
     /// Reads the text of a file.
@@ -121,7 +120,7 @@ impl Model {
     /// # Errors
     /// `Corrupt` if it is torn, changed or no model; `Unsupported` if its version is newer.
     pub fn from_json(text: &str) -> Result<Self> {
-        let mut value: Value =
+        let value: Value =
             serde_json::from_str(text).map_err(|error| Error::corrupt(format!("it is not whole JSON ({error})")))?;
         let version = value.get("version").and_then(Value::as_u64);
         match version {
@@ -134,8 +133,9 @@ impl Model {
             }
             _ => return Err(Error::corrupt("it has no valid 'version'")),
         }
-        let recorded = value.as_object_mut().and_then(|fields| fields.shift_remove("sha256"));
-        if recorded.as_ref().and_then(Value::as_str) != Some(checksum(&value).as_str()) {
+        let compact = without_spaces(text);
+        let (content, recorded) = compact.rsplit_once(SEAL).unwrap_or_default();
+        if recorded.strip_suffix("\"}") != Some(checksum(&format!("{content}}}")).as_str()) {
             return Err(Error::corrupt("its content does not match its checksum").help(
                 "it was damaged or edited after it was written: restore it, use an older revision, or train again",
             ));
@@ -175,9 +175,25 @@ impl Model {
     }
 }
 
-/// Over the compact form without the checksum itself, so that reformatting the file is no damage.
-fn checksum(value: &Value) -> String {
-    hex(&Sha256::digest(value.to_string()))
+/// How the checksum, the last key, begins in a file without spaces.
+const SEAL: &str = ",\"sha256\":\"";
+
+/// Over the text without the checksum and without the spaces between its tokens, so that indenting a file is no damage.
+fn checksum(compact: &str) -> String {
+    hex(&Sha256::digest(compact))
+}
+
+/// The JSON text without white space outside strings.
+fn without_spaces(text: &str) -> String {
+    let (mut quoted, mut escaped) = (false, false);
+    text.chars()
+        .filter(|c| {
+            let kept = quoted || !c.is_ascii_whitespace();
+            quoted ^= *c == '"' && !escaped;
+            escaped = quoted && *c == '\\' && !escaped;
+            kept
+        })
+        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -186,4 +202,4 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 #[path = "artifact_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -10,6 +10,7 @@
 //! | `warning` | leaks, missing skill, unreliable coefficients |
 //! | `train` | the two passes over the query |
 //! | `artifact`, `registry` | a model as a file, and the directory of models |
+//! | `report` | what training found, as text and JSON |
 //! | `predict` | a model applied to record batches |
 //!
 //! Deliberately absent: the rows. Training keeps a triangle of numbers, whatever the size of the data.
@@ -22,6 +23,7 @@ pub mod fit;
 pub mod predict;
 pub mod qr;
 pub mod registry;
+pub mod report;
 pub mod score;
 pub mod split;
 pub mod train;

@@ -197,7 +197,14 @@ impl Candles {
             self.next_ms = close_ms + 1;
             self.ready.push_back(row);
         }
-        self.caught_up = !full || self.ready.is_empty();
+        if let Some(to_ms) = options.to_ms
+            && !full
+            && server_ms > to_ms
+        {
+            // History ends earlier than was asked for: nothing more can come.
+            self.next_ms = self.next_ms.max(to_ms);
+        }
+        self.caught_up = !full || self.ready.is_empty() || self.passed(options.to_ms);
         self.look_again_at(options, length_ms, server_ms);
         Ok(())
     }

@@ -12,12 +12,12 @@ pub mod klines;
 pub mod output;
 pub mod pace;
 pub mod progress;
-// pub mod replay;
+pub mod replay;
 pub mod simulate;
 pub mod text;
 pub mod topic;
 
 mod market;
 mod poison;
-// mod replay_file;
+mod replay_file;
 mod rest;

@@ -301,7 +301,7 @@ Batch: 0
         ])
         .unwrap();
         let text = print(true, 20, std::slice::from_ref(&rows));
-        for words in ["|2024-01-01 00:00:...|", "|[61 62]|", "[1, NULL]|", "12345678901234567...|", "|NULL|"] {
+        for words in ["|2024-01-01 00:00:...|", "|[61 62]|", "[1, NULL]|", "12345678901234567...|", " NULL|"] {
             assert!(text.contains(words), "{words}: {text}");
         }
         let whole = print(false, 20, &[rows]);

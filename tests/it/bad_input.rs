@@ -2,15 +2,15 @@
 
 use crate::support::{
     hdfs,
-    job::{JobText, TestJob, prices},
-    kafka::{create_topic, produce},
+    job::{JobText, TestJob, prices, send},
+    kafka::create_topic,
 };
 
 /// A job whose topic holds ten records.
-fn ready(root: Option<&str>, text: &JobText<'_>) -> TestJob {
+async fn ready(root: Option<&str>, text: &JobText<'_>) -> TestJob {
     let job = TestJob::new(root, text);
-    create_topic(&job.topic, 1);
-    produce(&job.topic, 0, &prices(0..10).0);
+    create_topic(&job.topic, 1).await;
+    send(&job.topic, 0, &prices(0..10).0);
     job
 }
 
@@ -20,25 +20,25 @@ fn assert_all(error: &str, expected: &[&str]) {
     }
 }
 
-#[test]
-fn a_misspelt_option_names_its_place_and_the_nearest() {
-    let job = ready(None, &JobText { source: ", maxOffsetPerTrigger = 5", ..JobText::default() });
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misspelt_option_names_its_place_and_the_nearest() {
+    let job = ready(None, &JobText { source: ", maxOffsetPerTrigger = 5", ..JobText::default() }).await;
     let (code, error) = job.fails(&["--available-now"]);
     assert_eq!(code, 2);
     assert_all(&error, &["maxOffsetPerTrigger", "maxOffsetsPerTrigger", "job.sql:2:", "^^^"]);
 }
 
-#[test]
-fn a_misspelt_column_names_its_place_and_the_nearest() {
-    let job = ready(None, &JobText { select: "SELECT id, prize FROM prices", ..JobText::default() });
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misspelt_column_names_its_place_and_the_nearest() {
+    let job = ready(None, &JobText { select: "SELECT id, prize FROM prices", ..JobText::default() }).await;
     let (code, error) = job.fails(&["--available-now"]);
     assert_eq!(code, 2);
     assert_all(&error, &["prize", "price", "job.sql:", "^^^^^"]);
 }
 
-#[test]
-fn a_misspelt_topic_names_the_nearest() {
-    let job = ready(None, &JobText::default());
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misspelt_topic_names_the_nearest() {
+    let job = ready(None, &JobText::default()).await;
     let text = std::fs::read_to_string(&job.file).unwrap();
     let misspelt = format!("{}x", job.topic);
     std::fs::write(&job.file, text.replace(&job.topic, &misspelt)).unwrap();
@@ -47,9 +47,9 @@ fn a_misspelt_topic_names_the_nearest() {
     assert_all(&error, &[&misspelt, &job.topic]);
 }
 
-#[test]
-fn no_broker_is_said_within_seconds() {
-    let job = ready(None, &JobText::default());
+#[tokio::test(flavor = "multi_thread")]
+async fn no_broker_is_said_within_seconds() {
+    let job = ready(None, &JobText::default()).await;
     let text = std::fs::read_to_string(&job.file).unwrap();
     std::fs::write(&job.file, text.replace(&crate::support::kafka(), "127.0.0.1:1")).unwrap();
     let (code, error) = job.fails(&["--available-now"]);
@@ -57,19 +57,19 @@ fn no_broker_is_said_within_seconds() {
     assert_all(&error, &["127.0.0.1:1", "help:"]);
 }
 
-#[test]
-fn no_name_node_is_said_within_seconds() {
-    let job = ready(Some("hdfs://127.0.0.1:1"), &JobText::default());
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_node_is_said_within_seconds() {
+    let job = ready(Some("hdfs://127.0.0.1:1"), &JobText::default()).await;
     let (code, error) = job.fails(&["--available-now"]);
     assert_eq!(code, 3);
     assert_all(&error, &["127.0.0.1:1", "help:"]);
 }
 
-#[test]
-fn a_name_node_that_never_answers_is_given_up() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_node_that_never_answers_is_given_up() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let root = format!("hdfs://{}", silent.local_addr().unwrap());
-    let job = ready(Some(&root), &JobText::default());
+    let job = ready(Some(&root), &JobText::default()).await;
     let (code, error) = job.fails(&["--available-now"]);
     assert_eq!(code, 3);
     assert_all(&error, &[&silent.local_addr().unwrap().to_string(), "help:"]);
@@ -77,7 +77,7 @@ fn a_name_node_that_never_answers_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_permission_nothing_is_written() {
-    let job = ready(Some(&hdfs()), &JobText::default());
+    let job = ready(Some(&hdfs()), &JobText::default()).await;
     let output = job.command(&["--available-now"]).env("HADOOP_USER_NAME", "a-stranger").output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
@@ -90,9 +90,9 @@ async fn without_permission_nothing_is_written() {
 async fn a_full_disk_is_said_and_nothing_is_lost() {
     let text = JobText { source: ", maxOffsetsPerTrigger = 50000", ..JobText::default() };
     let job = TestJob::new(None, &text);
-    create_topic(&job.topic, 1);
+    create_topic(&job.topic, 1).await;
     let (records, lines) = prices(0..200_000);
-    produce(&job.topic, 0, &records);
+    send(&job.topic, 0, &records);
     let out = job.directory.path().join("out");
     std::fs::create_dir(&out).unwrap();
     let _mounted = SmallDisk::mount(&out);
@@ -128,9 +128,9 @@ impl Drop for SmallDisk {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_query_on_an_old_checkpoint_is_refused() {
-    let job = ready(None, &JobText::default());
+    let job = ready(None, &JobText::default()).await;
     job.run();
-    produce(&job.topic, 0, &prices(10..20).0);
+    send(&job.topic, 0, &prices(10..20).0);
     job.write(&JobText { select: "SELECT id, price, price * 2 AS twice FROM prices", ..JobText::default() });
     let (code, error) = job.fails(&["--available-now"]);
     assert_eq!(code, 1);
@@ -145,7 +145,7 @@ async fn a_changed_query_on_an_old_checkpoint_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_checkpoint_over_an_output_with_a_log_is_refused() {
-    let job = ready(None, &JobText::default());
+    let job = ready(None, &JobText::default()).await;
     job.run();
     std::fs::remove_dir_all(job.checkpoint()).unwrap();
     let (code, error) = job.fails(&["--available-now"]);
@@ -156,7 +156,7 @@ async fn a_fresh_checkpoint_over_an_output_with_a_log_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_moved_output_and_a_damaged_checkpoint_are_refused() {
-    let job = ready(None, &JobText::default());
+    let job = ready(None, &JobText::default()).await;
     job.run();
     let moved = format!("{}-moved", job.output);
     std::fs::rename(&job.output, &moved).unwrap();
@@ -172,8 +172,8 @@ async fn a_moved_output_and_a_damaged_checkpoint_are_refused() {
     job.run();
 }
 
-#[test]
-fn a_plan_that_one_batch_cannot_answer_is_refused_with_the_way_out() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_one_batch_cannot_answer_is_refused_with_the_way_out() {
     for (select, expected) in [
         ("SELECT count(*) AS n FROM prices", "aggregate"),
         ("SELECT DISTINCT id FROM prices", "DISTINCT"),
@@ -183,7 +183,7 @@ fn a_plan_that_one_batch_cannot_answer_is_refused_with_the_way_out() {
         ("SELECT id, NULL AS nothing FROM prices", "without a type"),
         ("SELECT id, price AS id FROM prices", "two columns named"),
     ] {
-        let job = ready(None, &JobText { select, ..JobText::default() });
+        let job = ready(None, &JobText { select, ..JobText::default() }).await;
         let (code, error) = job.fails(&["--available-now"]);
         assert_eq!(code, 2, "{error}");
         assert_all(&error, &[expected, "help:", "job.sql:"]);
@@ -192,8 +192,8 @@ fn a_plan_that_one_batch_cannot_answer_is_refused_with_the_way_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failfast_stops_at_the_record_and_commits_nothing_of_the_batch() {
-    let job = ready(None, &JobText { source: ", mode = 'FAILFAST'", ..JobText::default() });
-    produce(&job.topic, 0, &[(None, "{\"id\": true}".to_owned())]);
+    let job = ready(None, &JobText { source: ", mode = 'FAILFAST'", ..JobText::default() }).await;
+    send(&job.topic, 0, &["{\"id\": true}".to_owned()]);
     let (code, error) = job.fails(&["--available-now"]);
     assert_eq!(code, 1);
     assert_all(&error, &[&job.topic, "partition 0", "offset 10"]);

@@ -16,8 +16,8 @@ use tidemill::store::Store;
 
 use crate::support::{
     hdfs,
-    job::{JobText, TestJob, prices, visible_files},
-    kafka::{create_topic, produce},
+    job::{JobText, TestJob, prices, send, visible_files},
+    kafka::create_topic,
 };
 
 /// Every point at which the process can die between two batches, in the order of the protocol.
@@ -75,10 +75,10 @@ async fn dies_at_every_step(root: Option<&str>) {
             ..JobText::default()
         };
         let job = TestJob::new(root, &text);
-        create_topic(&job.topic, 2);
+        create_topic(&job.topic, 2).await;
         let (records, lines) = prices(0..1000);
-        produce(&job.topic, 0, &records[..600]);
-        produce(&job.topic, 1, &records[600..]);
+        send(&job.topic, 0, &records[..600]);
+        send(&job.topic, 1, &records[600..]);
         let watcher = Watcher::start(job.store().await);
         let batch = index % 3;
         let crash = format!("{step}:{batch}");
@@ -112,9 +112,9 @@ async fn kill_9_at_random_moments_on_hdfs() {
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let text = JobText { source: ", maxOffsetsPerTrigger = 500", ..JobText::default() };
     let job = TestJob::new(Some(&hdfs()), &text);
-    create_topic(&job.topic, 1);
+    create_topic(&job.topic, 1).await;
     let (records, lines) = prices(0..20_000);
-    produce(&job.topic, 0, &records);
+    send(&job.topic, 0, &records);
     let watcher = Watcher::start(job.store().await);
     for _ in 0..8 {
         let mut child = job.command(&["--available-now", "--progress", "none"]).stderr(Stdio::null()).spawn().unwrap();
@@ -134,9 +134,9 @@ async fn kill_9_at_random_moments_on_hdfs() {
 async fn of_two_instances_one_stops_and_nothing_is_lost_or_double() {
     let text = JobText { source: ", maxOffsetsPerTrigger = 100", ..JobText::default() };
     let job = TestJob::new(Some(&hdfs()), &text);
-    create_topic(&job.topic, 1);
+    create_topic(&job.topic, 1).await;
     let (records, lines) = prices(0..5000);
-    produce(&job.topic, 0, &records);
+    send(&job.topic, 0, &records);
     let watcher = Watcher::start(job.store().await);
     let start = || job.command(&["--available-now"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let outputs = [start(), start(), start()].map(|child| child.wait_with_output().unwrap());

@@ -349,7 +349,8 @@ proptest! {
     fn a_value_stays_in_its_string(value in any::<String>()) {
         let text = "CREATE TABLE t WITH (connector = 'console', checkpointLocation = 'x${V}y'); INSERT INTO t SELECT 'a${V}b' AS c";
         let job = Job::parse("job.sql", text, &variables(&[("V", &value)])).unwrap();
-        prop_assert_eq!(job.table("t").unwrap().checkpoint_location(), Some(format!("x{value}y").as_str()));
+        let checkpoint = format!("x{value}y");
+        prop_assert_eq!(job.table("t").unwrap().checkpoint_location(), Some(checkpoint.as_str()));
         prop_assert_eq!(job.inserts[0].select.sql(), format!("SELECT 'a{}b' AS c", value.replace('\'', "''")));
     }
 }

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::support::{
     hdfs,
-    job::{JobText, TestJob, prices},
-    kafka::{create_topic, produce},
+    job::{JobText, TestJob, prices, send},
+    kafka::create_topic,
     signal,
 };
 
@@ -16,13 +16,13 @@ fn string(bytes: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_to_csv_on_hdfs_and_again_after_more_records() {
     let job = TestJob::new(Some(&hdfs()), &JobText::default());
-    create_topic(&job.topic, 2);
+    create_topic(&job.topic, 2).await;
     let (first, mut lines) = prices(0..1000);
-    produce(&job.topic, 0, &first);
+    send(&job.topic, 0, &first);
     job.run();
     assert_eq!(job.lines().await, lines);
     let (second, more) = prices(1000..1500);
-    produce(&job.topic, 1, &second);
+    send(&job.topic, 1, &second);
     job.run();
     lines.extend(more);
     lines.sort();
@@ -36,12 +36,12 @@ async fn kafka_to_csv_on_hdfs_and_again_after_more_records() {
 async fn filtered_and_bad_records_are_accounted_for() {
     let text = JobText { select: "SELECT id, price FROM prices WHERE id >= 10", ..JobText::default() };
     let job = TestJob::new(None, &text);
-    create_topic(&job.topic, 1);
+    create_topic(&job.topic, 1).await;
     let (mut records, _) = prices(0..100);
     for bad in ["", "{", "{\"id\": \"x\"}", "[1]", "{\"id\": 1} trailing"] {
-        records.insert(50, (None, bad.to_owned()));
+        records.insert(50, bad.to_owned());
     }
-    produce(&job.topic, 0, &records);
+    send(&job.topic, 0, &records);
     let output = job.command(&["--available-now", "--progress", "json"]).output().unwrap();
     assert!(output.status.success(), "{}", string(&output.stderr));
     let progress: Value = serde_json::from_str(string(&output.stdout).lines().last().unwrap()).unwrap();
@@ -57,8 +57,8 @@ async fn filtered_and_bad_records_are_accounted_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_tells_missing_double_and_changed_files() {
     let job = TestJob::new(None, &JobText::default());
-    create_topic(&job.topic, 1);
-    produce(&job.topic, 0, &prices(0..10).0);
+    create_topic(&job.topic, 1).await;
+    send(&job.topic, 0, &prices(0..10).0);
     job.run();
     let (path, bytes) = job.files().await.pop_first().unwrap();
     let on_disk = std::path::Path::new(&job.output).join(&path);
@@ -80,8 +80,8 @@ async fn max_offsets_per_trigger_cuts_batches_and_parquet_is_partitioned() {
         ..JobText::default()
     };
     let job = TestJob::new(Some(&hdfs()), &text);
-    create_topic(&job.topic, 1);
-    produce(&job.topic, 0, &prices(0..350).0);
+    create_topic(&job.topic, 1).await;
+    send(&job.topic, 0, &prices(0..350).0);
     let output = job.command(&["--available-now", "--progress", "json"]).output().unwrap();
     assert!(output.status.success(), "{}", string(&output.stderr));
     assert_eq!(string(&output.stdout).lines().count(), 4);
@@ -95,9 +95,9 @@ async fn max_offsets_per_trigger_cuts_batches_and_parquet_is_partitioned() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_finishes_the_batch_and_stops_clean() {
     let job = TestJob::new(None, &JobText::default());
-    create_topic(&job.topic, 1);
+    create_topic(&job.topic, 1).await;
     let (records, lines) = prices(0..5000);
-    produce(&job.topic, 0, &records);
+    send(&job.topic, 0, &records);
     let child = job.command(&["--progress", "none"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     while job.lines().await.len() < lines.len() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -111,8 +111,8 @@ async fn a_signal_finishes_the_batch_and_stops_clean() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dry_run_checks_everything_and_writes_nothing() {
     let job = TestJob::new(None, &JobText::default());
-    create_topic(&job.topic, 1);
-    produce(&job.topic, 0, &prices(0..7).0);
+    create_topic(&job.topic, 1).await;
+    send(&job.topic, 0, &prices(0..7).0);
     let output = job.command(&["--dry-run"]).output().unwrap();
     let text = string(&output.stdout);
     assert!(output.status.success(), "{}", string(&output.stderr));
@@ -133,8 +133,8 @@ async fn now_is_the_batch_time_and_kafka_columns_can_be_selected() {
         ..JobText::default()
     };
     let job = TestJob::new(None, &text);
-    create_topic(&job.topic, 2);
-    produce(&job.topic, 1, &prices(5..7).0);
+    create_topic(&job.topic, 2).await;
+    send(&job.topic, 1, &prices(5..7).0);
     job.run();
     assert_eq!(job.lines().await, ["5,1,0,true", "6,1,1,true"]);
 }

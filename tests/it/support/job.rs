@@ -147,9 +147,15 @@ fn sorted_lines<'a>(contents: impl Iterator<Item = &'a Vec<u8>>) -> Vec<String> 
     lines
 }
 
+/// Writes records without keys.
+pub fn send(topic: &str, partition: i32, records: &[String]) {
+    let records: Vec<_> = records.iter().map(|value| (None, Some(value.as_str()))).collect();
+    super::kafka::produce(topic, partition, &records);
+}
+
 /// `{"id": 7, "price": 7.5}` for each id, and the CSV lines that they become, sorted.
-pub fn prices(ids: std::ops::Range<u64>) -> (Vec<(Option<String>, String)>, Vec<String>) {
-    let records = ids.clone().map(|id| (None, format!("{{\"id\": {id}, \"price\": {id}.5}}"))).collect();
+pub fn prices(ids: std::ops::Range<u64>) -> (Vec<String>, Vec<String>) {
+    let records = ids.clone().map(|id| format!("{{\"id\": {id}, \"price\": {id}.5}}")).collect();
     let mut lines: Vec<String> = ids.map(|id| format!("{id},{id}.5")).collect();
     lines.sort();
     (records, lines)

@@ -5,7 +5,6 @@ pub mod kafka;
 use std::path::PathBuf;
 
 pub mod job;
-pub mod kafka;
 
 /// The address of the real Kafka broker.
 pub fn kafka() -> String {
