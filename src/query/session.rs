@@ -171,7 +171,7 @@ impl QuerySession {
             }
             Statement::Statement(sql) => match sql.as_ref() {
                 SqlStatement::Insert(_) => {
-                    return Err(Error::unsupported("INSERT in a query").help(
+                    return Err(Error::unsupported("INSERT is not for queries").help(
                         "a job writes its tables: tidemill stream; COPY (SELECT ...) TO 'path' writes a result",
                     ));
                 }
