@@ -4,6 +4,9 @@
 //! The modules stand in the order in which one record walks through them, and a module imports only
 //! modules that stand above it (`tests/it/tidy.rs` holds that). So reading this list is the tour:
 
+// DataFusion's plans are deep futures: their layouts nest deeper than the compiler's default.
+#![recursion_limit = "256"]
+
 pub mod error; // what went wrong, for whom, and what to do about it
 pub mod clock; // the only place that reads a clock or sleeps
 pub mod fault; // named crash points for the tests, absent from release builds

@@ -39,8 +39,15 @@ pub fn job(job: &Job, relations: &Relations) -> Result<()> {
             }
         }
         for other in &job.inserts[..index] {
-            if let Some(other) = job.table(&other.target) {
-                disjoint(target, other)?;
+            match job.table(&other.target) {
+                Some(same) if same.name == target.name && target.checkpoint_location().is_some() => {
+                    let message =
+                        format!("'{}' is written by the query of line {} already", same.name, other.place.line);
+                    let error = Error::invalid(message).at(insert.target_place.clone());
+                    return Err(error.help("use one INSERT with UNION ALL: a query has a checkpoint of its own"));
+                }
+                Some(earlier) => disjoint(target, earlier)?,
+                None => {}
             }
         }
     }
@@ -107,16 +114,10 @@ fn target<'a>(job: &'a Job, insert: &Insert) -> Result<&'a Table> {
 /// Two queries must not share a checkpoint or an output directory. `later` is the one to complain about.
 fn disjoint(later: &Table, earlier: &Table) -> Result<()> {
     let clean = |path: &str| path.trim().trim_end_matches('/').to_owned();
-    let same = later.name == earlier.name;
     let shared = |option: &str, path: &str| {
         let line = earlier.place_of(option).line;
-        let message = if same {
-            format!("two queries write to '{}'", later.name)
-        } else {
-            format!("the {option} '{path}' is also that of '{}', in line {line}", earlier.name)
-        };
-        let help = if same { "use one INSERT with UNION ALL" } else { "give each its own directory" };
-        Err(Error::invalid(message).at(later.place_of(option)).help(help))
+        let message = format!("the {option} '{path}' is also that of '{}', in line {line}", earlier.name);
+        Err(Error::invalid(message).at(later.place_of(option)).help("give each its own directory"))
     };
     if let (Some(a), Some(b)) = (later.checkpoint_location(), earlier.checkpoint_location())
         && clean(a) == clean(b)

@@ -145,7 +145,23 @@ impl<'a> Cursor<'a> {
     /// # Errors
     /// `Invalid` at the next token.
     pub fn end(&self) -> Result<()> {
-        if self.peek().is_none() { Ok(()) } else { Err(self.unexpected("';'")) }
+        let Some(token) = self.peek() else { return Ok(()) };
+        let error = self.unexpected("';'");
+        let starts = token.is_word("CREATE") || token.is_word("INSERT");
+        Err(if starts { error.help("is a ';' missing before it?") } else { error })
+    }
+
+    /// The `CREATE TABLE`, `CREATE VIEW` or `INSERT INTO` among the tokens that are left: a query holds none.
+    pub fn next_statement(&self) -> Option<Range<usize>> {
+        let rest = self.tokens.get(self.at..).unwrap_or_default();
+        let starts = |pair: &&[Token]| match pair {
+            [first, second] if first.is_word("CREATE") => {
+                ["TABLE", "VIEW", "OR", "TEMPORARY", "TEMP"].iter().any(|word| second.is_word(word))
+            }
+            [first, second] => first.is_word("INSERT") && second.is_word("INTO"),
+            _ => false,
+        };
+        rest.windows(2).find(starts).map(|pair| pair[0].range.clone())
     }
 
     /// The rest of the statement as text.
@@ -172,8 +188,6 @@ impl<'a> Cursor<'a> {
             Some(token) => format!("'{}'", self.source.shown(token.range.clone()).trim()),
             None => "the end of the statement".to_owned(),
         };
-        let error = Error::invalid(format!("expected {expected}, found {found}")).at(self.place(self.range()));
-        let starts_statement = self.at > 0 && self.peek().is_some_and(|t| t.is_word("CREATE") || t.is_word("INSERT"));
-        if starts_statement { error.help("is a ';' missing before it?") } else { error }
+        Error::invalid(format!("expected {expected}, found {found}")).at(self.place(self.range()))
     }
 }

@@ -84,8 +84,7 @@ fn columns(cursor: &mut Cursor<'_>) -> Result<Vec<DeclaredColumn>> {
         if is_watermark(cursor) {
             watermark(cursor)?;
         } else if let Some(token) = constraint(cursor) {
-            let error = Error::unsupported(format!("{} is not in this version", token.value.to_uppercase()));
-            return Err(error.at(cursor.place(token.range.clone())).help("leave it out: it would not be checked"));
+            return Err(refused(cursor, token, "leave it out: it would not be checked"));
         } else {
             let declared = column(cursor)?;
             let same = |other: &&DeclaredColumn| other.column.name.eq_ignore_ascii_case(&declared.column.name);
@@ -120,6 +119,15 @@ fn constraint<'a>(cursor: &Cursor<'a>) -> Option<&'a Token> {
     let second = cursor.peek_second()?;
     let follows = second.is_symbol('(') || second.is_word("KEY") || token.is_word("CONSTRAINT");
     follows.then_some(token)
+}
+
+/// The error for a constraint, `token` being its first word.
+fn refused(cursor: &Cursor<'_>, token: &Token, help: &str) -> Error {
+    let key = cursor.peek_second().filter(|second| second.is_word("KEY"));
+    let range = token.range.start..key.map_or(token.range.end, |key| key.range.end);
+    let words = if key.is_some() { format!("{} KEY", token.value) } else { token.value.clone() };
+    let error = Error::unsupported(format!("{} is not in this version", words.to_uppercase()));
+    error.at(cursor.place(range)).help(help)
 }
 
 /// `WATERMARK FOR column AS expression`: read, and refused here and nowhere else.
@@ -168,8 +176,7 @@ fn column(cursor: &mut Cursor<'_>) -> Result<DeclaredColumn> {
         }
     }
     if let Some(token) = cursor.peek().filter(|t| COLUMN_CONSTRAINTS.iter().any(|word| t.is_word(word))) {
-        let error = Error::unsupported(format!("{} is not in this version", token.value.to_uppercase()));
-        return Err(error.at(cursor.place(token.range.clone())).help("leave it out"));
+        return Err(refused(cursor, token, "leave it out"));
     }
     if declared.metadata.is_some() {
         check_metadata(cursor.source(), &declared)?;

@@ -186,6 +186,10 @@ fn select(cursor: &Cursor<'_>) -> Result<SqlText> {
     if !cursor.peek().is_some_and(is_query) {
         return Err(cursor.unexpected("SELECT"));
     }
+    if let Some(range) = cursor.next_statement() {
+        let error = Error::invalid("expected the end of the SELECT, found another statement").at(cursor.place(range));
+        return Err(error.help("is a ';' missing before it?"));
+    }
     Ok(cursor.rest())
 }
 

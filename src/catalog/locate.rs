@@ -110,7 +110,8 @@ fn syntax_error(error: &ParserError, select: &SqlText) -> Error {
     let (message, offset) = split_position(text, select);
     let mut message = message.trim().to_owned();
     if let Some(rest) = message.strip_prefix("Expected: ") {
-        message = format!("expected {rest}");
+        message =
+            format!("expected {rest}").replace("expected )", "expected ')'").replace("expected (", "expected '('");
     }
     if let Some(rest) = message.strip_suffix("found: EOF") {
         message = format!("{rest}found the end of the statement");
@@ -121,11 +122,7 @@ fn syntax_error(error: &ParserError, select: &SqlText) -> Error {
     let token = found.iter().find(|token| token.range.contains(&offset));
     let end = select.sql().len();
     let range = token.map_or(offset.min(end)..(offset + 1).min(end), |token| token.range.clone());
-    let error = Error::invalid(format!("syntax error: {}", select.mask(&message))).at(select.place(range));
-    if token.is_some_and(|token| token.is_word("CREATE") || token.is_word("INSERT")) {
-        return error.help("is a ';' missing before it?");
-    }
-    error
+    Error::invalid(format!("syntax error: {}", select.mask(&message))).at(select.place(range))
 }
 
 /// Splits `message at Line: 1, Column: 8`; without a position it is the end of the text.

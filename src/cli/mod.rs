@@ -12,6 +12,7 @@ mod predict;
 mod produce;
 mod query;
 mod signals;
+mod source;
 mod stream;
 mod train;
 mod verify;

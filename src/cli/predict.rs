@@ -19,7 +19,10 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 use parquet::{arrow::ArrowWriter, basic::Compression, errors::ParquetError, file::properties::WriterProperties};
 
-use super::train::{SourceArgs, open_query, print, spinner};
+use super::{
+    source::{SourceArgs, open_query},
+    train::{print, spinner},
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     model::{

@@ -14,6 +14,7 @@ use clap::Args;
 
 use super::job::{VariableArgs, read_job};
 use crate::{
+    catalog::session::SessionLimits,
     error::{Error, ErrorKind, Result},
     query::{MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, Script, TABLE_ROWS_DEFAULT},
 };
@@ -55,8 +56,9 @@ pub async fn run(args: QueryArgs) -> Result<()> {
         return Err(Error::invalid(format!("--output writes local files, and {url} is a URL"))
             .help(format!("COPY (SELECT ...) TO '{url}'")));
     }
-    let jobs = args.job.iter().map(|file| read_job(file, &args.variables));
-    let session = QuerySession::new(jobs.collect::<Result<_>>()?, args.memory_limit)?;
+    let jobs = args.job.iter().map(|path| read_job(path, &args.variables)).collect::<Result<_>>()?;
+    let partitions = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let session = QuerySession::new(jobs, SessionLimits { memory_bytes: args.memory_limit, partitions })?;
     let stdout = Stdout::default();
     let outcome = match script(&args)? {
         Some(script) => run_script(&session, &script, &args, &stdout).await,

@@ -1,20 +1,16 @@
-//! `tidemill train`, and how `train` and `predict` open what they read.
+//! `tidemill train`.
 
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use clap::{Args, ValueEnum};
-use datafusion::{
-    execution::{SendableRecordBatchStream, context::SQLOptions},
-    prelude::{DataFrame, ParquetReadOptions, SessionContext},
-};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::source::{SourceArgs, open_query};
 use crate::{
-    catalog::session::{SessionLimits, session},
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     model::{Registry, TrainOptions, report, train},
 };
 
@@ -97,146 +93,6 @@ pub async fn run(args: TrainArgs) -> Result<()> {
     };
     print(&text)?;
     Ok(())
-}
-
-/// What to read.
-#[derive(Debug, Args)]
-pub(super) struct SourceArgs {
-    /// A query (SELECT ..., WITH ..., FROM ...), a table of the job, or the path of a CSV or Parquet file or directory
-    pub(super) source: String,
-    /// The job file whose tables the query names
-    #[arg(long, value_name = "JOB.sql")]
-    job: Option<PathBuf>,
-    /// The columns of a CSV file without a header: 'timestamp TIMESTAMP, price DOUBLE' or 'timestamp:TIMESTAMP,...'
-    #[arg(long, value_name = "NAME:TYPE,...")]
-    columns: Option<String>,
-    /// Memory for sorts, joins and aggregates of the query, in MiB; beyond it they use the disk
-    #[arg(long, default_value_t = 256, value_name = "MIB")]
-    memory_limit: usize,
-}
-
-/// A query that can be run again and again.
-pub(super) struct Query {
-    context: SessionContext,
-    sql: String,
-}
-
-impl Query {
-    /// Runs the query, in one partition, so that rows come in the order of the files or of ORDER BY. With `needed`
-    /// only these columns are read, if they are all there.
-    pub(super) async fn stream(&self, needed: Option<&[String]>) -> Result<SendableRecordBatchStream> {
-        let mut frame = self.frame().await?;
-        let schema = frame.schema().as_arrow().clone();
-        if let Some(needed) = needed
-            && needed.iter().all(|name| schema.fields().iter().filter(|field| field.name() == name).count() == 1)
-        {
-            let columns = frame.schema().columns();
-            let wanted = columns.into_iter().filter(|column| needed.contains(&column.name));
-            frame = frame.select(wanted.map(datafusion::prelude::Expr::Column).collect::<Vec<_>>())?;
-        }
-        Ok(frame.execute_stream().await?)
-    }
-
-    async fn frame(&self) -> Result<DataFrame> {
-        // Only queries: a source that writes is a mistake.
-        let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        Ok(self.context.sql_with_options(&self.sql, options).await?)
-    }
-}
-
-/// Opens the source: a query over local files, or a path.
-pub(super) async fn open_query(args: &SourceArgs) -> Result<Query> {
-    if args.job.is_some() {
-        return Err(Error::unsupported("tables of job files as a source of training")
-            .help("name the file's path, or write a query: SELECT ... FROM 'path/*.parquet'"));
-    }
-    // One partition keeps the rows in order, which the split and the last-value baseline depend on.
-    let limits = SessionLimits { memory_bytes: args.memory_limit << 20, partitions: 1 };
-    let context = session(limits)?.enable_url_table();
-    let first_word = args.source.split_whitespace().next().unwrap_or_default().to_uppercase();
-    if ["SELECT", "WITH", "FROM"].contains(&first_word.as_str()) {
-        if args.columns.is_some() {
-            return Err(Error::invalid("--columns declares the columns of a CSV file, but the source is a query"));
-        }
-        return Ok(Query { context, sql: args.source.clone() });
-    }
-    let path = Path::new(&args.source);
-    if !path.exists() {
-        return Err(Error::new(ErrorKind::NotFound, format!("there is no file or directory '{}'", args.source))
-            .help("a query starts with SELECT, WITH or FROM"));
-    }
-    if is_parquet(path)? {
-        if args.columns.is_some() {
-            return Err(Error::invalid("--columns declares the columns of a CSV file, but the source is Parquet"));
-        }
-        context.register_parquet("source", &args.source, ParquetReadOptions::default()).await?;
-    } else {
-        context.sql(&csv_table(&args.source, args.columns.as_deref())?).await?;
-    }
-    Ok(Query { context, sql: "SELECT * FROM source".to_owned() })
-}
-
-/// A directory is what its first visible file is.
-fn is_parquet(path: &Path) -> Result<bool> {
-    let ends = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
-    if path.is_file() {
-        return Ok(ends(path));
-    }
-    let failed = |error| crate::model::file::io_error("list", path, error);
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?.path();
-        let hidden = entry.file_name().is_none_or(|name| name.to_string_lossy().starts_with(['.', '_']));
-        if !hidden {
-            names.push(entry);
-        }
-    }
-    names.sort();
-    match names.first() {
-        Some(first) if first.is_dir() => is_parquet(first),
-        Some(first) => Ok(ends(first)),
-        None => Err(Error::invalid(format!("the directory {} has no data files", path.display()))),
-    }
-}
-
-/// The statement that makes a table of a CSV file.
-fn csv_table(path: &str, columns: Option<&str>) -> Result<String> {
-    let declared = match columns {
-        None => String::new(),
-        Some(columns) => {
-            let columns: Vec<String> = split_columns(columns).map(declare).collect::<Result<_>>()?;
-            format!(" ({})", columns.join(", "))
-        }
-    };
-    let location = path.replace('\'', "''");
-    let header = columns.is_none();
-    Ok(format!(
-        "CREATE EXTERNAL TABLE source{declared} STORED AS CSV LOCATION '{location}' \
-         OPTIONS ('format.has_header' '{header}')"
-    ))
-}
-
-/// At the commas outside parentheses: `a:DECIMAL(10,2),b:INT`.
-fn split_columns(columns: &str) -> impl Iterator<Item = &str> {
-    let mut depth = 0_i32;
-    columns
-        .split(move |c| {
-            depth += i32::from(c == '(') - i32::from(c == ')');
-            c == ',' && depth == 0
-        })
-        .map(str::trim)
-}
-
-fn declare(column: &str) -> Result<String> {
-    let (name, data_type) = column
-        .split_once([':', ' '])
-        .map(|(name, data_type)| (name.trim(), data_type.trim()))
-        .filter(|(name, data_type)| !name.is_empty() && !data_type.is_empty())
-        .ok_or_else(|| Error::invalid(format!("'{column}' in --columns is not NAME:TYPE")).help("price:DOUBLE"))?;
-    if !data_type.chars().all(|c| c.is_ascii_alphanumeric() || " _(),".contains(c)) {
-        return Err(Error::invalid(format!("'{data_type}' in --columns is not a type")).help("price:DOUBLE"));
-    }
-    Ok(format!("\"{}\" {data_type}", name.replace('"', "\"\"")))
 }
 
 fn split_names(text: &str) -> Result<Vec<String>> {

@@ -65,8 +65,8 @@ pub async fn demo(options: &DemoOptions, stop: &CancellationToken) -> Result<()>
     told?;
     story::ledger(&totals, sent);
     story::verdict(&verify(&job).await?)?;
-    // story::query_and_model(&options.directory).await?;
-    // story::closing(&options.directory);
+    story::query_and_model(&options.directory).await?;
+    story::closing(&options.directory);
     Ok(())
 }
 

@@ -10,9 +10,12 @@ use super::{
     prices::{Feed, SentCounts},
 };
 use crate::{
+    catalog::session::SessionLimits,
     checkpoint::Ledger,
     clock::{self, Stopwatch},
     error::{Error, ErrorKind, Result},
+    model::{Registry, TrainOptions, report, train},
+    query::{MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, TABLE_ROWS_DEFAULT},
     verify::Verdict,
 };
 
@@ -100,4 +103,67 @@ pub fn verdict(verdicts: &[Verdict]) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Corrupt, format!("the recount does not add up: {}", wrong.join("; "))))
+}
+
+/// Asks the stored files a question and fits a model to them.
+///
+/// # Errors
+/// Those of the query and of the training.
+pub async fn query_and_model(directory: &Path) -> Result<()> {
+    let session = QuerySession::new(Vec::new(), SessionLimits { memory_bytes: MEMORY_BYTES_DEFAULT, partitions: 1 })?;
+    let files = format!("{}/prices", directory.display()).replace('\'', "''");
+    let sql = format!(
+        "SELECT date_bin(INTERVAL '5 seconds', timestamp) AS time, count(*) AS ticks,\n  \
+         first_value(sell_price ORDER BY timestamp) AS open, max(sell_price) AS high, min(sell_price) AS low,\n  \
+         last_value(sell_price ORDER BY timestamp) AS close, sum(volume) AS volume\n\
+         FROM '{files}' GROUP BY 1 ORDER BY 1 DESC LIMIT 5"
+    );
+    println!("\nquery   {}", sql.replace('\n', "\n        "));
+    let mut rows = session.select(&sql).await?;
+    let schema = rows.schema();
+    let mut writer = ResultWriter::new(OutputFormat::Table, &schema, TABLE_ROWS_DEFAULT, std::io::stdout())?;
+    while let Some(batch) = rows.next().await? {
+        writer.write(&batch)?;
+    }
+    writer.finish()?;
+    model(&session, &files, directory).await
+}
+
+async fn model(session: &QuerySession, files: &str, directory: &Path) -> Result<()> {
+    // What an honest model may know: the prices of the tick before, not of the same one.
+    let sql = format!(
+        "SELECT sell_price, buy_price AS buy_before, volume AS volume_before, volatility AS volatility_before \
+         FROM (SELECT timestamp, lead(sell_price) OVER (ORDER BY timestamp) AS sell_price, buy_price, volume, volatility \
+               FROM '{files}') WHERE sell_price IS NOT NULL ORDER BY timestamp"
+    );
+    let options = TrainOptions {
+        name: "demo".to_owned(),
+        source: sql.clone(),
+        target: "sell_price".to_owned(),
+        features: ["buy_before", "volume_before", "volatility_before"].map(str::to_owned).to_vec(),
+        seed: 42,
+        test_fraction: 0.2,
+        drop_redundant: true,
+        strict: false,
+        rows_shown: 5,
+    };
+    let run = || async { Ok(session.select(&sql).await?.into_stream()) };
+    let training = train(&options, run, &|_| {}).await?;
+    let stored = Registry::new(directory.join("models")).save(training.model)?;
+    println!("\nmodel   the next sell_price from the tick before, fitted on 80 % of the rows, tested on the rest");
+    print!("{}", report::summary(&stored));
+    println!(
+        "        A random walk cannot be foretold: a model that is about as good as the last value is the truth here."
+    );
+    Ok(())
+}
+
+/// Where to go from here.
+pub fn closing(directory: &Path) {
+    let directory = directory.display();
+    println!("\nlook around:");
+    println!("  tidemill query \"SELECT * FROM '{directory}/prices' ORDER BY timestamp DESC LIMIT 10\"");
+    println!("  tidemill query \"SELECT * FROM '{directory}/prices_dead_letter'\"     # the spoilt records, and why");
+    println!("  tidemill train '{directory}/prices' --target sell_price --features volume,volatility");
+    println!("  sql/demo.sql is the job; the same file runs against a Kafka and a Hadoop of your own");
 }

@@ -83,9 +83,8 @@ impl QuerySession {
     ///
     /// # Errors
     /// `Internal` if the temporary directory cannot be used.
-    pub fn new(jobs: Vec<Job>, memory_bytes: usize) -> Result<Self> {
-        let partitions = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let context = session(SessionLimits { memory_bytes, partitions })?;
+    pub fn new(jobs: Vec<Job>, limits: SessionLimits) -> Result<Self> {
+        let context = session(limits)?;
         let weak = context.state_weak_ref();
         let state_of = Box::new(move || weak.upgrade().map(|state| state.read().clone()));
         let tables = Arc::new(QueryTables::new(jobs, state_of));
@@ -225,6 +224,11 @@ impl Rows {
     /// Their columns; none for a statement that gives no rows.
     pub fn schema(&self) -> SchemaRef {
         self.stream.schema()
+    }
+
+    /// Them as DataFusion's stream, for a caller that does not care which statement they are from.
+    pub fn into_stream(self) -> SendableRecordBatchStream {
+        self.stream
     }
 
     /// The next batch.

@@ -1,12 +1,14 @@
 //! Job files: what they mean, and the exact text of every error.
 
-use std::{fmt::Write as _, path::Path, time::Duration};
+use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
 use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::datasource::empty::EmptyTable;
 use proptest::prelude::*;
 use tidemill::catalog::{
     Compression, Connector, FileFormat, FileTable, Job, KafkaColumn, KafkaTable, OffsetSpec, ParseMode, PayloadFormat,
-    StartingOffsets, Subscription, Variables,
+    StartingOffsets, Subscription, Variables, locate_error,
+    session::{SessionLimits, session},
 };
 
 fn variables(pairs: &[(&str, &str)]) -> Variables {
@@ -400,4 +402,49 @@ fn errors_read_as_written() {
         assert_eq!(actual, expected);
     }
     assert_eq!(actual, expected);
+}
+
+/// Plans the query of a job whose table `t` has these columns; returns what is said about the error.
+async fn planned(select: &str, spans: bool) -> String {
+    let job = parse(&format!(
+        "CREATE TABLE screen WITH (connector = 'console');\n\
+         CREATE TABLE t (symbol STRING, \"buyPrice\" DOUBLE)\n\
+         WITH (connector = 'kafka', 'kafka.bootstrap.servers' = 'k:1', subscribe = 't', format = 'json');\n\
+         INSERT INTO screen {select}"
+    ));
+    let context = session(SessionLimits { memory_bytes: 1 << 24, partitions: 1 }).unwrap();
+    context.sql(&format!("SET datafusion.sql_parser.collect_spans = {spans}")).await.unwrap();
+    context.register_table("t", Arc::new(EmptyTable::new(job.table("t").unwrap().schema()))).unwrap();
+    let select = &job.inserts[0].select;
+    let error = context.sql(select.sql()).await.expect_err("an error");
+    locate_error(error, select).to_string()
+}
+
+#[tokio::test]
+async fn errors_of_planning_lead_back_to_the_file() {
+    for spans in [false, true] {
+        let said = |select: &'static str| planned(select, spans);
+        assert_eq!(
+            said("SELECT upper(symbol),\n  symbl FROM t").await,
+            "there is no column 'symbl'\n --> job.sql:5:3\n  |\n5 |   symbl FROM t\n  |   ^^^^^\nhelp: did you mean 'symbol'?"
+        );
+        assert_eq!(
+            said("SELECT buyPrice FROM t").await,
+            "there is no column 'buyprice'\n --> job.sql:4:27\n  |\n4 | INSERT INTO screen SELECT buyPrice FROM t\n  |                           \
+             ^^^^^^^^\nhelp: write \"buyPrice\" in double quotes: without them a name is read in lower case"
+        );
+        assert_eq!(
+            said("SELECT uper(symbol) FROM t").await,
+            "Invalid function 'uper'\n --> job.sql:4:27\n  |\n4 | INSERT INTO screen SELECT uper(symbol) FROM t\n  |                           \
+             ^^^^\nhelp: did you mean 'upper'?"
+        );
+        let indent = " ".repeat(33);
+        let expected = format!(
+            "there is no table 't'\n --> job.sql:4:34\n  |\n4 | INSERT INTO screen SELECT * FROM prices.t\n  | {indent}\
+             ^^^^^^^^"
+        );
+        assert_eq!(said("SELECT * FROM prices.t").await, expected);
+        let said = said("SELECT symbol + buy FROM (SELECT symbol, interval '1 day' AS buy FROM t)").await;
+        assert!(said.contains("\n --> job.sql:4:"), "{said}");
+    }
 }

@@ -1,0 +1,125 @@
+//! What `train` and `predict` read: a query, a table of a job, or a path.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use datafusion::execution::SendableRecordBatchStream;
+
+use super::job::{VariableArgs, read_job};
+use crate::{
+    catalog::session::SessionLimits,
+    error::{Error, Result},
+    query::{QuerySession, Script},
+};
+
+/// What to read.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// A query (SELECT ... or WITH ...), a table of the job, or the path of a file or directory
+    pub source: String,
+    /// The job file whose tables the query names
+    #[arg(long, value_name = "JOB.sql")]
+    job: Option<PathBuf>,
+    #[command(flatten)]
+    variables: VariableArgs,
+    /// The columns of a CSV file without a header: 'timestamp TIMESTAMP, price DOUBLE' or 'timestamp:TIMESTAMP,...'
+    #[arg(long, value_name = "NAME:TYPE,...")]
+    columns: Option<String>,
+    /// Memory for sorts, joins and aggregates of the query, in MiB; beyond it they use the disk
+    #[arg(long, default_value_t = 256, value_name = "MIB")]
+    memory_limit: usize,
+}
+
+/// A query that can be run again and again.
+#[derive(Debug)]
+pub struct Query {
+    session: QuerySession,
+    sql: String,
+}
+
+impl Query {
+    /// Runs the query, in one partition, so that rows come in the order of the files or of ORDER BY. With `needed`
+    /// only these columns are read, if they are all there.
+    ///
+    /// # Errors
+    /// The query's.
+    pub async fn stream(&self, needed: Option<&[String]>) -> Result<SendableRecordBatchStream> {
+        let rows = self.session.select(&self.sql).await?;
+        let schema = rows.schema();
+        let once = |name: &&String| schema.fields().iter().filter(|field| field.name() == *name).count() == 1;
+        let Some(needed) = needed.filter(|needed| !needed.is_empty() && needed.iter().all(|name| once(&name))) else {
+            return Ok(rows.into_stream());
+        };
+        let columns: Vec<String> = needed.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
+        let narrow = format!("SELECT {} FROM ({})", columns.join(", "), self.sql);
+        Ok(self.session.select(&narrow).await?.into_stream())
+    }
+}
+
+/// Opens the source.
+///
+/// # Errors
+/// `Invalid` for arguments that contradict each other; the job's; the query's come when it runs.
+pub async fn open_query(args: &SourceArgs) -> Result<Query> {
+    let jobs = match &args.job {
+        Some(file) => vec![read_job(file, &args.variables)?],
+        None => Vec::new(),
+    };
+    let is_table = jobs.iter().any(|job| job.table(&args.source).is_some() || job.view(&args.source).is_some());
+    // One partition keeps the rows in order, which the split and the last-value baseline depend on.
+    let session = QuerySession::new(jobs, SessionLimits { memory_bytes: args.memory_limit << 20, partitions: 1 })?;
+    let first_word = args.source.split_whitespace().next().unwrap_or_default().to_uppercase();
+    let sql = if ["SELECT", "WITH"].contains(&first_word.as_str()) {
+        args.source.trim_end().trim_end_matches(';').to_owned()
+    } else if is_table {
+        format!("SELECT * FROM {}", args.source)
+    } else {
+        let path = args.source.replace('\'', "''");
+        match &args.columns {
+            None => format!("SELECT * FROM '{path}'"),
+            Some(columns) => return headerless(session, &path, columns).await,
+        }
+    };
+    if args.columns.is_some() {
+        return Err(Error::invalid(
+            "--columns declares the columns of a CSV file, but the source is a query or a table",
+        ));
+    }
+    Ok(Query { session, sql })
+}
+
+async fn headerless(session: QuerySession, path: &str, columns: &str) -> Result<Query> {
+    let columns: Vec<String> = split_columns(columns).map(declare).collect::<Result<_>>()?;
+    let create = format!(
+        "CREATE EXTERNAL TABLE source ({}) STORED AS CSV LOCATION '{path}' OPTIONS ('header' 'false')",
+        columns.join(", ")
+    );
+    let script = Script::command_line(create);
+    for statement in session.parse(&script)? {
+        session.run(&script, statement).await?;
+    }
+    Ok(Query { session, sql: "SELECT * FROM source".to_owned() })
+}
+
+/// At the commas outside parentheses: `a:DECIMAL(10,2),b:INT`.
+fn split_columns(columns: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0_i32;
+    columns
+        .split(move |c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            c == ',' && depth == 0
+        })
+        .map(str::trim)
+}
+
+fn declare(column: &str) -> Result<String> {
+    let (name, data_type) = column
+        .split_once([':', ' '])
+        .map(|(name, data_type)| (name.trim(), data_type.trim()))
+        .filter(|(name, data_type)| !name.is_empty() && !data_type.is_empty())
+        .ok_or_else(|| Error::invalid(format!("'{column}' in --columns is not NAME:TYPE")).help("price:DOUBLE"))?;
+    if !data_type.chars().all(|c| c.is_ascii_alphanumeric() || " _(),".contains(c)) {
+        return Err(Error::invalid(format!("'{data_type}' in --columns is not a type")).help("price:DOUBLE"));
+    }
+    Ok(format!("\"{}\" {data_type}", name.replace('"', "\"\"")))
+}
