@@ -19,7 +19,7 @@ use super::{
     kafka_table::KafkaRange,
 };
 use crate::{
-    catalog::{Connector, FileFormat, FileTable, Job, Subscription, Table},
+    catalog::{Connector, FileFormat, FileTable, Job, Subscription, Table, locate_error},
     error::{Error, Result, nearest},
 };
 
@@ -102,8 +102,9 @@ impl QueryTables {
                 return self.table_of(job, table).await.map(Some);
             }
             if let Some(view) = job.views.iter().find(|view| view.name.eq_ignore_ascii_case(name)) {
-                let plan = self.state()?.create_logical_plan(view.select.sql()).await?;
-                return Ok(Some(Arc::new(ViewTable::new(plan, Some(view.select.mask(view.select.sql()))))));
+                let plan = self.state()?.create_logical_plan(view.select.sql()).await;
+                let plan = plan.map_err(|error| locate_error(error, &view.select))?;
+                return Ok(Some(Arc::new(ViewTable::new(plan, Some(view.select.to_string())))));
             }
         }
         if !is_path(name) {

@@ -29,7 +29,7 @@ use super::{
     failure,
     format::{self, FileKind},
     listing::{self, Listing},
-    objects, partition, schema,
+    partition, schema,
 };
 use crate::{
     catalog::CsvOptions,
@@ -78,11 +78,13 @@ impl FilesTable {
     /// `NotFound`; `Invalid` where the files do not fit each other or the declaration; the store's.
     pub async fn open(state: &dyn Session, spec: &FilesSpec) -> Result<Self> {
         let mut listing = match spec.is_output {
-            true => listing::list_directory(&spec.place).await?,
-            false => listing::list(&spec.place).await?,
+            // Boxed: the futures of three stores in one would be too deep for the compiler.
+            true => Box::pin(listing::list_directory(&spec.place)).await?,
+            false => Box::pin(listing::list(&spec.place)).await?,
         };
-        let store_url = objects::register(state.runtime_env(), &listing.root)?;
-        let store = state.runtime_env().object_store_registry.get_store(&store_url)?;
+        let store = listing.root.object_store();
+        let store_url = listing.root.object_store_url()?;
+        state.runtime_env().register_object_store(&store_url, Arc::clone(&store));
         let store_url = ObjectStoreUrl::parse(store_url)?;
         let kind = format::one_kind(&mut listing, spec.kind)?;
         let Some((kind, compression)) = kind else { return Self::empty(spec, store_url) };
@@ -183,7 +185,7 @@ fn is_decidable(partition_columns: &[&str], filter: &Expr) -> bool {
 
 fn metas(listing: &Listing) -> Result<Vec<schema::File>> {
     let meta = |file: &listing::DataFile| {
-        let location = listing.location(file)?;
+        let location = listing.root.object_path(&file.path)?;
         let last_modified = chrono::DateTime::from_timestamp_millis(file.modified_ms).unwrap_or_default();
         Ok((
             listing.url(file),

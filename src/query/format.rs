@@ -79,9 +79,10 @@ pub(super) fn one_kind(
             return Ok(None);
         }
         let extension = wanted.map_or("csv, json or parquet", FileKind::name);
-        return Err(Error::invalid(format!("none of the {all_files} files in {} is {extension}", listing.root)).help(
-            "the extension says what a file is: .csv, .json, .ndjson, .jsonl, .parquet, and .gz or .zst after it",
-        ));
+        return Err(Error::invalid(format!("none of the {all_files} files in {} is {extension}", listing.root.url()))
+            .help(
+                "the extension says what a file is: .csv, .json, .ndjson, .jsonl, .parquet, and .gz or .zst after it",
+            ));
     };
     let expected = found(&first.path);
     if let Some(other) = listing.files.iter().find(|file| found(&file.path) != expected) {
@@ -129,9 +130,9 @@ mod tests {
     use super::*;
     use crate::query::listing::DataFile;
 
-    fn listing(paths: &[&str]) -> Listing {
+    async fn listing(paths: &[&str]) -> Listing {
         let file = |path: &&str| DataFile { path: (*path).to_owned(), size_bytes: 1, modified_ms: 0 };
-        Listing { root: "file:///d".to_owned(), files: paths.iter().map(file).collect() }
+        Listing { root: crate::store::Store::open("/d").await.unwrap(), files: paths.iter().map(file).collect() }
     }
 
     #[test]
@@ -142,15 +143,15 @@ mod tests {
         assert_eq!(kind_of("a.csv/README"), None);
     }
 
-    #[test]
-    fn kinds_are_not_mixed() {
-        let mut mixed = listing(&["a.csv", "b.parquet"]);
+    #[tokio::test]
+    async fn kinds_are_not_mixed() {
+        let mut mixed = listing(&["a.csv", "b.parquet"]).await;
         let error = one_kind(&mut mixed, None).unwrap_err();
         assert!(error.message().contains("file:///d/a.csv") && error.message().contains("b.parquet"), "{error}");
-        let mut mixed = listing(&["README.md", "a.csv", "b.parquet"]);
+        let mut mixed = listing(&["README.md", "a.csv", "b.parquet"]).await;
         assert_eq!(one_kind(&mut mixed, Some(FileKind::Csv)).unwrap().map(|(kind, _)| kind), Some(FileKind::Csv));
         assert_eq!(mixed.files.len(), 1);
-        assert!(one_kind(&mut listing(&["a.txt"]), None).is_err());
-        assert_eq!(one_kind(&mut listing(&[]), None).unwrap(), None);
+        assert!(one_kind(&mut listing(&["a.txt"]).await, None).is_err());
+        assert_eq!(one_kind(&mut listing(&[]).await, None).unwrap(), None);
     }
 }

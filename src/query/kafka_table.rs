@@ -20,7 +20,7 @@ use tokio::{runtime::Handle, sync::mpsc::Sender};
 
 use crate::{
     catalog::{Column, KafkaColumn, KafkaTable, StartingOffsets},
-    decode::{ROWS_PER_BATCH, RecordDecoder},
+    decode::RecordDecoder,
     error::Result,
     source::{KafkaSource, OffsetRange, Offsets},
 };
@@ -161,13 +161,10 @@ type Out = Sender<datafusion::error::Result<arrow::array::RecordBatch>>;
 
 /// Reads `ranges` on this thread, until they end or nobody wants more.
 fn read(table: &KafkaTable, columns: &[Column], wanted: &[usize], ranges: &[OffsetRange], out: &Out) -> Result<()> {
-    // The decoder wants ascending columns, and at least one, so that a batch knows its length.
+    // The decoder wants ascending columns.
     let mut ascending = wanted.to_vec();
     ascending.sort_unstable();
     ascending.dedup();
-    if ascending.is_empty() {
-        ascending.push(0);
-    }
     let order: Vec<usize> = wanted.iter().filter_map(|column| ascending.iter().position(|it| it == column)).collect();
     let mut decoder = RecordDecoder::new(columns, &ascending, &table.decode)?;
     let mut source = Handle::current().block_on(KafkaSource::open(table))?;
@@ -178,8 +175,14 @@ fn read(table: &KafkaTable, columns: &[Column], wanted: &[usize], ranges: &[Offs
         Ok(decoded.rows.num_rows() == 0 || out.blocking_send(Ok(decoded.rows.project(&order)?)).is_ok())
     };
     source.read(ranges, &mut |records| {
-        decoder.push(records)?;
-        if decoder.len() < ROWS_PER_BATCH { Ok(true) } else { flush(&mut decoder) }
+        let mut rest = records;
+        while !rest.is_empty() {
+            rest = &rest[decoder.push_until_full(rest)?..];
+            if decoder.is_full() && !flush(&mut decoder)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     })?;
     flush(&mut decoder)?;
     if bad > 0 {

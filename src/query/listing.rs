@@ -3,7 +3,6 @@
 //! A directory with `_spark_metadata` has exactly the files of that log. Any other has the files below it, but for
 //! hidden ones: a name that starts with `.` or `_`, of the file or of a directory above it (`_key=value` is data).
 
-use object_store::path::Path;
 use regex::Regex;
 
 use crate::{
@@ -22,10 +21,10 @@ pub(super) struct DataFile {
 }
 
 /// The files of a place.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Listing {
-    /// The URL that the files' paths are relative to, without a trailing slash.
-    pub root: String,
+    /// The directory that the files' paths are relative to.
+    pub root: Store,
     /// Not empty ones, in order of path.
     pub files: Vec<DataFile>,
 }
@@ -33,18 +32,7 @@ pub(super) struct Listing {
 impl Listing {
     /// The file's URL, for messages.
     pub fn url(&self, file: &DataFile) -> String {
-        format!("{}/{}", self.root.trim_end_matches('/'), file.path)
-    }
-
-    /// The file's path in its object store.
-    ///
-    /// # Errors
-    /// `Unsupported` for a name that object stores cannot have.
-    pub fn location(&self, file: &DataFile) -> Result<Path> {
-        let url = self.url(file);
-        let after_scheme = url.find("://").map_or(url.as_str(), |at| &url[at + 3..]);
-        let path = after_scheme.find('/').map_or("", |at| &after_scheme[at..]);
-        Path::parse(path).map_err(|error| Error::unsupported(format!("{url} cannot be read")).source_error(error))
+        self.root.path_url(&file.path)
     }
 }
 
@@ -67,7 +55,8 @@ pub(super) async fn list(place: &str) -> Result<Listing> {
 /// The store's.
 pub(super) async fn list_directory(directory: &str) -> Result<Listing> {
     let store = Store::open(directory).await?;
-    Ok(Listing { root: store.url().to_owned(), files: visible(&store).await? })
+    let files = visible(&store).await?;
+    Ok(Listing { root: store, files })
 }
 
 async fn find(place: &str) -> Result<Listing> {
@@ -82,10 +71,9 @@ async fn find(place: &str) -> Result<Listing> {
     // A name with an extension is most likely a file.
     if let Some((parent, name)) = place.rsplit_once('/').filter(|(_, name)| name.contains('.')) {
         let store = Store::open(if parent.is_empty() { "/" } else { parent }).await?;
-        let entry = store.list("").await?.into_iter().find(|entry| entry.path == name);
-        if let Some(entry) = entry {
+        if let Some(entry) = store.stat(name).await? {
             let file = DataFile { path: entry.path, size_bytes: entry.size_bytes, modified_ms: entry.modified_ms };
-            return Ok(Listing { root: store.url().to_owned(), files: vec![file] });
+            return Ok(Listing { root: store, files: vec![file] });
         }
     }
     list_directory(if place.is_empty() { "/" } else { place }).await

@@ -4,8 +4,7 @@
 //! `listing.rs` says which files of a place a reader may see; `partition.rs` reads Hive's `key=value` directories;
 //! `format.rs` turns file names and options into DataFusion's formats; `schema.rs` finds one schema for many files, or
 //! the file that does not fit; `files.rs` and `kafka_table.rs` are the tables; `external.rs` is CREATE EXTERNAL TABLE;
-//! `output.rs` writes results; `objects.rs` reads bytes, with a limit on the wait; `failure.rs` turns DataFusion's
-//! errors into ours.
+//! `output.rs` writes results; `failure.rs` turns DataFusion's errors into ours.
 
 mod catalog;
 mod external;
@@ -14,7 +13,6 @@ mod files;
 mod format;
 mod kafka_table;
 mod listing;
-mod objects;
 mod output;
 mod partition;
 mod schema;

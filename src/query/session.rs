@@ -16,7 +16,7 @@ use futures::StreamExt;
 use super::{
     catalog::{QueryTables, TableSummary, bare},
     external::{ExternalTables, FORMATS},
-    failure, objects,
+    failure,
 };
 use crate::{
     catalog::{
@@ -90,7 +90,6 @@ impl QuerySession {
         let tables = Arc::new(QueryTables::new(jobs, state_of));
         let catalog = context.catalog("datafusion").ok_or_else(|| Error::internal("the session has no catalog"))?;
         catalog.register_schema("public", Arc::clone(&tables) as _)?;
-        objects::register(&context.runtime_env(), "file:///")?;
         {
             let state = context.state_ref();
             let mut state = state.write();
@@ -171,7 +170,7 @@ impl QuerySession {
             }
             Statement::Statement(sql) => match sql.as_ref() {
                 SqlStatement::Insert(_) => {
-                    return Err(Error::unsupported("INSERT in a query").help(
+                    return Err(Error::unsupported("INSERT is not for queries").help(
                         "a job writes its tables: tidemill stream; COPY (SELECT ...) TO 'path' writes a result",
                     ));
                 }
@@ -195,7 +194,7 @@ impl QuerySession {
     /// A file beside those of a commit log would be seen by no reader of the log.
     async fn check_target(&self, target: &str) -> Result<()> {
         let store = Store::open(target).await?;
-        objects::register(&self.context.runtime_env(), store.url())?;
+        store.register(&self.context)?;
         let parent = store.url().rsplit_once('/').map_or("", |(parent, _)| parent);
         for directory in [target, parent].into_iter().filter(|it| !it.is_empty() && !it.ends_with(":/")) {
             if !Store::open(directory).await?.list("_spark_metadata").await?.is_empty() {

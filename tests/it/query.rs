@@ -1,1 +1,277 @@
+//! `tidemill query` by the real binary: what it reads, what it refuses, how it writes.
 
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use tidemill::{
+    sink::spark_log::{SinkFile, SparkLog},
+    store::Store,
+};
+
+use crate::support::{
+    hdfs,
+    job::{JobText, TestJob, prices, send},
+    tidemill, unique,
+};
+
+fn query_in(directory: &Path, arguments: &[&str]) -> Output {
+    let output = Command::new(tidemill()).arg("query").args(arguments).current_dir(directory).stdin(Stdio::null());
+    output.output().unwrap()
+}
+
+/// The standard output of a query that succeeds.
+fn rows_in(directory: &Path, arguments: &[&str]) -> String {
+    let output = query_in(directory, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn csv_in(directory: &Path, sql: &str) -> String {
+    rows_in(directory, &["--format", "csv", sql])
+}
+
+/// Exit code and message of a query that fails.
+fn failure_in(directory: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = query_in(directory, arguments);
+    assert!(!output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn directory_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = directory.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    directory
+}
+
+#[test]
+fn writes_every_format() {
+    let directory = directory_with(&[("in.csv", "id,name\n1,a\n2,\n")]);
+    let at = directory.path();
+    let sql = "SELECT * FROM 'in.csv' ORDER BY id";
+    assert_eq!(rows_in(at, &["--format", "csv", sql]), "id,name\n1,a\n2,\n");
+    assert_eq!(rows_in(at, &["--format", "ndjson", sql]), "{\"id\":1,\"name\":\"a\"}\n{\"id\":2,\"name\":null}\n");
+    assert_eq!(rows_in(at, &["--format", "json", sql]), "[{\"id\":1,\"name\":\"a\"},{\"id\":2,\"name\":null}]\n");
+    let table = "+----+------+\n| id | name |\n+----+------+\n| 1  | a    |\n| 2  |      |\n+----+------+\n(2 rows)\n";
+    assert_eq!(rows_in(at, &[sql]), table);
+    let first = rows_in(at, &["--max-rows", "1", sql]);
+    assert!(first.ends_with("(the first 1 rows; --max-rows 0 shows all)\n"), "{first}");
+    assert_eq!(rows_in(at, &["--format", "parquet", "-o", "out.parquet", sql]), "");
+    assert_eq!(csv_in(at, "SELECT sum(id) AS s, count(name) AS n FROM 'out.parquet'"), "s,n\n3,1\n");
+    let (code, message) = failure_in(at, &["--format", "parquet", sql]);
+    assert!(code == 2 && message.contains("--output"), "{message}");
+}
+
+#[test]
+fn a_failed_query_leaves_no_output() {
+    let directory = directory_with(&[("in.csv", "id\n1\n0\n")]);
+    failure_in(directory.path(), &["--format", "csv", "-o", "out.csv", "SELECT 1/id FROM 'in.csv'"]);
+    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["in.csv"]);
+}
+
+#[test]
+fn hidden_and_unfinished_files_are_not_read() {
+    let directory = directory_with(&[
+        ("t/a.json", "{\"x\":1}\n"),
+        ("t/.b.json.tmp", "{\"x\":"),
+        ("t/.b.json", "{\"x\":"),
+        ("t/_dead_letters/c.json", "no json"),
+        ("t/_SUCCESS", ""),
+        ("t/empty.json", ""),
+    ]);
+    for place in ["t", "t/", "t/*.json", "t/a.json", "./t/**/*.json"] {
+        assert_eq!(csv_in(directory.path(), &format!("SELECT x FROM '{place}'")), "x\n1\n", "{place}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_with_a_log_has_the_files_of_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path().join("t").to_str().unwrap()).await.unwrap();
+    let log = SparkLog::new(store.clone());
+    for (batch, path) in [(0, "day=1/a.csv"), (1, "day=2/b.csv")] {
+        let mut writer = store.stage(path, "test").await.unwrap();
+        writer.write(format!("{batch},x\n").into()).await.unwrap();
+        let published = store.publish(&writer.finish().await.unwrap()).await.unwrap();
+        log.add(batch, &[SinkFile { path: path.to_owned(), published, rows: Some(1) }]).await.unwrap();
+    }
+    fs::write(directory.path().join("t/day=2/orphan.csv"), "7,orphan\n").unwrap();
+    for (place, expected) in [("t", "0,1\n1,2\n"), ("t/*/*.csv", "0,1\n1,2\n")] {
+        let sql = format!("SELECT column_1, day FROM '{place}' ORDER BY 1");
+        assert_eq!(csv_in(directory.path(), &sql), format!("column_1,day\n{expected}"), "{place}");
+    }
+    // A partition's directory belongs to the table above it.
+    assert_eq!(csv_in(directory.path(), "SELECT column_1 FROM 't/day=2'"), "column_1\n1\n");
+    // Whoever copies into it would be read by nobody.
+    let (code, message) = failure_in(directory.path(), &["COPY (SELECT 1) TO 't/' STORED AS CSV"]);
+    assert!(code == 2 && message.contains("streaming job"), "{message}");
+}
+
+#[test]
+fn partition_directories_are_columns() {
+    let null = "__HIVE_DEFAULT_PARTITION__";
+    let directory = directory_with(&[
+        ("t/day=2026-01-01/s=a%2Fb/1.json", "{\"x\":1}\n"),
+        ("t/day=2026-01-02/s=c/2.json", "{\"x\":2}\n"),
+        (&format!("t/day={null}/s={null}/3.json"), "{\"x\":3}\n"),
+    ]);
+    let at = directory.path();
+    assert_eq!(csv_in(at, "SELECT * FROM 't' ORDER BY x"), "x,day,s\n1,2026-01-01,a/b\n2,2026-01-02,c\n3,,\n");
+    assert_eq!(csv_in(at, "SELECT x FROM 't' WHERE day > DATE '2026-01-01'"), "x\n2\n");
+    assert_eq!(csv_in(at, "SELECT x FROM 't' WHERE NOT (s = 'c')"), "x\n1\n");
+    assert_eq!(csv_in(at, "SELECT count(*) AS n, count(day) AS d FROM 't'"), "n,d\n3,2\n");
+    // The same from Parquet, where footers and partition values answer the count.
+    rows_in(at, &["COPY (SELECT * FROM 't') TO 'p/' STORED AS PARQUET PARTITIONED BY (day)"]);
+    assert_eq!(csv_in(at, "SELECT count(*) AS n FROM 'p' WHERE day = DATE '2026-01-02'"), "n\n1\n");
+}
+
+#[test]
+fn files_of_different_schemas_are_refused_by_name() {
+    let directory = directory_with(&[("a.csv", "x\n1\n"), ("b.csv", "x\nb\n")]);
+    let at = directory.path();
+    rows_in(at, &["COPY (SELECT x FROM 'a.csv') TO 't/1.parquet'; COPY (SELECT x FROM 'b.csv') TO 't/2.parquet'"]);
+    let (code, message) = failure_in(at, &["SELECT * FROM 't'"]);
+    assert_eq!(code, 2);
+    assert!(message.contains("column 'x' is Utf8 in file://") && message.contains("t/2.parquet"), "{message}");
+    assert!(message.contains("but Int64 in file://") && message.contains("t/1.parquet"), "{message}");
+    let declared = "CREATE TABLE t (x BIGINT) WITH (connector = 'file', path = 't', format = 'parquet');";
+    fs::write(at.join("job.sql"), declared).unwrap();
+    let (code, message) = failure_in(at, &["--job", "job.sql", "SELECT * FROM t"]);
+    assert!(code == 2 && message.contains("but the table declares Int64"), "{message}");
+    fs::copy(at.join("a.csv"), at.join("t/3.csv")).unwrap();
+    let (code, message) = failure_in(at, &["SELECT * FROM 't'"]);
+    assert!(code == 2 && message.contains("3.csv") && message.contains("one kind"), "{message}");
+}
+
+#[test]
+fn csv_in_sparks_dialect_with_declared_columns() {
+    let text =
+        "1,\"a,\\\"b\\\" \\\\c\",2024-01-01T00:00:00.500Z\n2,back\\slash,\n3,\"two\nlines\",2024-01-02T00:00:00.000Z\n";
+    let directory = directory_with(&[("t/part-00000.csv", text)]);
+    let at = directory.path();
+    let job =
+        "CREATE TABLE t (id BIGINT, s STRING, ts TIMESTAMP) WITH (connector = 'file', path = 't', format = 'csv');";
+    fs::write(at.join("job.sql"), job).unwrap();
+    let rows = rows_in(at, &["-j", "job.sql", "--format", "ndjson", "SELECT * FROM T ORDER BY id"]);
+    assert_eq!(
+        rows,
+        "{\"id\":1,\"s\":\"a,\\\"b\\\" \\\\c\",\"ts\":\"2024-01-01T00:00:00.500\"}\n\
+         {\"id\":2,\"s\":\"back\\\\slash\",\"ts\":null}\n\
+         {\"id\":3,\"s\":\"two\\nlines\",\"ts\":\"2024-01-02T00:00:00\"}\n"
+    );
+    let external = "CREATE EXTERNAL TABLE e (id BIGINT, s VARCHAR, ts TIMESTAMP) STORED AS CSV LOCATION 't/'; \
+                    SELECT max(id) AS m FROM e";
+    assert_eq!(csv_in(at, external), "m\n3\n");
+}
+
+#[test]
+fn compressed_files_are_read_by_their_names() {
+    let directory = directory_with(&[("in.csv", "id\n1\n2\n")]);
+    let at = directory.path();
+    rows_in(at, &["COPY (SELECT id FROM 'in.csv') TO 'a.csv.gz' STORED AS CSV OPTIONS ('format.compression' 'gzip')"]);
+    rows_in(
+        at,
+        &["COPY (SELECT id FROM 'in.csv') TO 'a.json.zst' STORED AS JSON OPTIONS ('format.compression' 'zstd')"],
+    );
+    for place in ["a.csv.gz", "a.json.zst"] {
+        assert_eq!(csv_in(at, &format!("SELECT sum(id) AS s FROM '{place}'")), "s\n3\n", "{place}");
+    }
+}
+
+#[test]
+fn wrong_sql_is_explained_at_its_place() {
+    let directory = directory_with(&[("prices.csv", "price,volume\n1.5,2\n")]);
+    let at = directory.path();
+    fs::write(at.join("job.sql"), "CREATE TABLE prices WITH (connector = 'file', path = 'p', format = 'parquet');")
+        .unwrap();
+    for (arguments, code, words) in [
+        (&["SELECT 1;\nSELCT 2"][..], 2, &["SELCT", "<command line>:2:1"][..]),
+        (&["SELECT pirce FROM 'prices.csv'"], 2, &["pirce", "price", "<command line>:1:8"]),
+        (&["-j", "job.sql", "SELECT * FROM pricse"], 1, &["'pricse'", "did you mean prices?", ":1:15"]),
+        (&["SELECT * FROM 'no/such/*.csv'"], 1, &["no/such/*.csv"]),
+        (&["-j", "job.sql", "SELECT * FROM prices"], 1, &["nothing has been written to p"]),
+        (&["-f", "missing.sql"], 1, &["missing.sql"]),
+        (&["INSERT INTO 'prices.csv' SELECT 1, 2"], 2, &["INSERT", "tidemill stream"]),
+        (&["SELECT * FROM 'gopher://h/x'"], 2, &["gopher"]),
+        (
+            &["CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'prices.csv' OPTIONS ('hedder' 'true')"],
+            2,
+            &["did you mean 'header'?"],
+        ),
+        (&["--memory-limit", "lots", "SELECT 1"], 2, &["512MB"]),
+    ] {
+        let (found, message) = failure_in(at, arguments);
+        assert_eq!(found, code, "{arguments:?}: {message}");
+        for word in words {
+            assert!(message.contains(word), "{arguments:?}: {word} is not in: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_name_node_that_is_away_is_unavailable() {
+    let at = tempfile::tempdir().unwrap();
+    let (code, message) = failure_in(at.path(), &["SELECT * FROM 'hdfs://127.0.0.1:1/t/*.parquet'"]);
+    assert!(code == 3 && message.contains("hdfs://127.0.0.1:1"), "{message}");
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let binary = tidemill();
+    let script = format!(
+        "set -o pipefail; '{}' query --format csv 'SELECT * FROM generate_series(1, 2000000)' | head -n 1",
+        binary.display()
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((output.stdout, output.stderr), (b"value\n".to_vec(), Vec::new()));
+}
+
+#[test]
+fn sorts_beyond_the_memory_limit_spill() {
+    let at = tempfile::tempdir().unwrap();
+    let sql = "SELECT count(*) AS n FROM (SELECT value, repeat('x', 100) AS s, row_number() OVER (ORDER BY value % 977, value) AS r \
+               FROM generate_series(1, 300000)) WHERE r > 0";
+    assert_eq!(rows_in(at.path(), &["--memory-limit", "48MB", "--format", "csv", sql]), "n\n300000\n");
+}
+
+#[test]
+fn hdfs_is_read_and_written() {
+    let at = tempfile::tempdir().unwrap();
+    let root = format!("{}/{}", hdfs(), unique("query"));
+    let copy = format!(
+        "COPY (SELECT value AS x, value % 2 AS p FROM generate_series(1, 10)) TO '{root}/t/' STORED AS PARQUET PARTITIONED BY (p)"
+    );
+    rows_in(at.path(), &[&copy]);
+    for place in [format!("{root}/t"), format!("{root}/t/*/*.parquet")] {
+        let sql = format!("SELECT p, sum(x) AS s FROM '{place}' GROUP BY p ORDER BY p");
+        assert_eq!(csv_in(at.path(), &sql), "p,s\n0,30\n1,25\n", "{place}");
+    }
+    let (code, message) = failure_in(at.path(), &[&format!("SELECT * FROM '{root}/none'")]);
+    assert!(code == 1 && message.contains("none"), "{message}");
+}
+
+#[test]
+fn a_job_is_queried_where_it_reads_and_where_it_writes() {
+    let job = TestJob::new(Some(&hdfs()), &JobText::default());
+    let (records, _) = prices(0..100);
+    send(&job.topic, 0, &records);
+    job.run();
+    let (at, file) = (job.directory.path(), job.file.to_str().unwrap());
+    for table in ["prices", "stored"] {
+        // `stored` is CSV without a header and declares no columns: the INSERT says what they are.
+        let sql = format!("SELECT count(*) AS n, min(id) AS a, max(price) AS b FROM {table}");
+        assert_eq!(rows_in(at, &["-j", file, "--format", "csv", &sql]), "n,a,b\n100,0,99.5\n", "{table}");
+    }
+    let joined = "SELECT count(*) AS n FROM prices JOIN stored USING (id, price)";
+    assert_eq!(rows_in(at, &["-j", file, "--format", "csv", joined]), "n\n100\n");
+    let limited = rows_in(at, &["-j", file, "--format", "csv", "SELECT price FROM prices LIMIT 3"]);
+    assert_eq!(limited, "price\n0.5\n1.5\n2.5\n");
+}
