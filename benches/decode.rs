@@ -70,7 +70,8 @@ fn ours(columns: &[Column], projection: &[usize], payloads: &[Vec<u8>]) -> usize
 }
 
 fn arrow_json(columns: &[Column], payloads: &[Vec<u8>]) -> usize {
-    let fields: Vec<_> = columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), true)).collect();
+    let fields: Vec<_> =
+        columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), true)).collect();
     let mut decoder = ReaderBuilder::new(Arc::new(Schema::new(fields)))
         .with_batch_size(ROWS_PER_BATCH)
         .build_decoder()

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output},
 };
 
@@ -160,9 +160,4 @@ pub fn prices(ids: std::ops::Range<u64>) -> (Vec<String>, Vec<String>) {
     let mut lines: Vec<String> = ids.map(|id| format!("{id},{id}.5")).collect();
     lines.sort();
     (records, lines)
-}
-
-/// A path's text, for error messages.
-pub fn display(path: &Path) -> String {
-    path.display().to_string()
 }
