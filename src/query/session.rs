@@ -182,7 +182,8 @@ impl QuerySession {
         let state = self.context.state();
         let names =
             state.resolve_table_references(statement).map_err(|error| failure::from_datafusion(error, Some(script)))?;
-        for name in names.iter().filter_map(bare) {
+        let is_table = |name: &&str| !state.table_functions().contains_key(*name);
+        for name in names.iter().filter_map(bare).filter(is_table) {
             self.tables.check(name).map_err(|error| match script.find(name) {
                 Some(place) => error.at(place),
                 None => error,

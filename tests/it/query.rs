@@ -18,8 +18,8 @@ use crate::support::{
 };
 
 fn query_in(directory: &Path, arguments: &[&str]) -> Output {
-    let output = Command::new(tidemill()).arg("query").args(arguments).current_dir(directory).stdin(Stdio::null());
-    output.output().unwrap()
+    let mut command = Command::new(tidemill());
+    command.arg("query").args(arguments).current_dir(directory).stdin(Stdio::null()).output().unwrap()
 }
 
 /// The standard output of a query that succeeds.
