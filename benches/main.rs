@@ -4,20 +4,27 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod commit;
-
+mod decode;
 mod end_to_end;
 mod measure;
 mod plan;
 mod reference;
 mod sink;
+mod train;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Bench = (&'static str, fn());
 
-const BENCHES: [Bench; 4] =
-    [("plan", plan::run), ("sink", sink::run), ("commit", commit::run), ("end-to-end", end_to_end::run)];
+const BENCHES: [Bench; 6] = [
+    ("decode", decode::run),
+    ("plan", plan::run),
+    ("sink", sink::run),
+    ("commit", commit::run),
+    ("train", train::run),
+    ("end-to-end", end_to_end::run),
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();

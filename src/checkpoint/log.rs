@@ -155,7 +155,7 @@ impl Checkpoint {
     /// The store's.
     pub async fn purge(&self, committed: u64) -> Result<()> {
         let Some(keep_from) = committed.checked_sub(BATCHES_RETAINED) else { return Ok(()) };
-        if committed % PURGE_INTERVAL != 0 {
+        if !committed.is_multiple_of(PURGE_INTERVAL) {
             return Ok(());
         }
         for log in ["offsets", "prepared", "commits"] {

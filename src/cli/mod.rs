@@ -70,9 +70,14 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Of each worker; only what is used is ever backed by memory.
+const THREAD_STACK_BYTES: usize = 8 << 20;
+
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // DataFusion plans by recursion, and an unoptimised build's frames are large.
+        .thread_stack_size(THREAD_STACK_BYTES)
         .build()
         .map_err(|error| crate::error::Error::internal("the async runtime does not start").source_error(error))
 }

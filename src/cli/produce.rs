@@ -325,7 +325,7 @@ async fn open(args: &OutputArgs, topic: &str, stop: CancellationToken) -> Result
     let output = if args.print {
         let lines = std::io::BufWriter::new(std::io::stdout());
         // A live line between the records would only be in their way.
-        let progress = if progress == ProgressMode::Auto { ProgressMode::None } else { progress };
+        let progress = if progress == ProgressMode::Auto { ProgressMode::Plain } else { progress };
         Output::to_lines(Box::new(lines), stop.clone(), progress)
     } else {
         let options = TopicOptions {

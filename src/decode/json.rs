@@ -48,11 +48,7 @@ impl Json {
     /// # Errors
     /// What is wrong with the record.
     pub fn read(&mut self, payload: &[u8], row: &mut Row) -> Step<FirstFlaw> {
-        if !payload.is_ascii()
-            && let Err(error) = std::str::from_utf8(payload)
-        {
-            return Err(Flaw::malformed(format!("invalid UTF-8 at byte {}", error.valid_up_to())));
-        }
+        valid_utf8(payload)?;
         let mut cursor = Cursor::new(payload);
         if payload.starts_with(BYTE_ORDER_MARK) {
             cursor.position = BYTE_ORDER_MARK.len();
@@ -318,8 +314,21 @@ impl Json {
     }
 }
 
+/// That the whole payload is UTF-8, so that no part of it needs to be looked at again.
+///
+/// # Errors
+/// The record is malformed.
 #[inline]
-fn push<T>(values: &mut Vec<T>, value: Option<T>) -> bool {
+pub(super) fn valid_utf8(payload: &[u8]) -> Step<()> {
+    if payload.is_ascii() {
+        return Ok(());
+    }
+    let wrong = |error: std::str::Utf8Error| Flaw::malformed(format!("invalid UTF-8 at byte {}", error.valid_up_to()));
+    std::str::from_utf8(payload).map(drop).map_err(wrong)
+}
+
+#[inline]
+pub(super) fn push<T>(values: &mut Vec<T>, value: Option<T>) -> bool {
     let fits = value.is_some();
     values.extend(value);
     fits

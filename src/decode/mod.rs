@@ -1,20 +1,23 @@
 //! Bytes to `RecordBatch`, and a dead letter for what is no record.
 //!
-//! Every format reads one record at a time straight into growing columns (`column.rs`, and `row.rs` for the columns of
-//! one record or nested struct). When a record turns out to be bad, each column is cut back to the rows before it, so
+//! Every format reads one record at a time straight into growing columns (`column.rs`; `row.rs` has those of one record or
+//! nested struct). When a record turns out to be bad, each column is cut back to the rows before it, so
 //! one bad record never costs another. `json.rs` walks over the bytes with `scan.rs`, `number.rs` and `temporal.rs`;
-//! `csv.rs` and `avro.rs` read theirs; `metadata.rs` fills the columns that come from the Kafka record itself;
+//! `csv.rs` (with `pattern.rs`) and `avro.rs` (with `avro_schema.rs` and `registry.rs`) read theirs; `metadata.rs` fills the columns that come from the Kafka record itself;
 //! `dead_letter.rs` keeps what could not be decoded, and `flaw.rs` is why.
 
 use std::sync::Arc;
 
 use arrow::{
     array::{RecordBatch, RecordBatchOptions},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 
 use self::{
+    avro::Avro,
     column::Column as Growing,
+    csv::Csv,
     dead_letter::DeadLetters,
     flaw::{Flaw, Step},
     json::Json,
@@ -26,12 +29,17 @@ use crate::{
     kafka::KafkaRecord,
 };
 
+mod avro;
+mod avro_schema;
 mod column;
+mod csv;
 pub mod dead_letter;
 mod flaw;
 mod json;
 mod metadata;
 mod number;
+mod pattern;
+mod registry;
 mod row;
 mod scan;
 mod temporal;
@@ -81,6 +89,8 @@ const MEASURE_EVERY_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 enum Format {
     Json(Json),
+    Csv(Csv),
+    Avro(Avro),
     Raw,
 }
 
@@ -103,7 +113,6 @@ impl RecordDecoder {
         for column in columns {
             check_column(column, is_corrupt(column), options)?;
         }
-        let field = |column: &Column| Arc::new(Field::new(&column.name, column.data_type.clone(), column.nullable));
         let (mut fields, mut places) = (Vec::new(), Vec::new());
         let (mut payload, mut metadata, mut corrupt) = (Vec::new(), Vec::new(), None);
         for index in projection {
@@ -122,12 +131,8 @@ impl RecordDecoder {
                 payload.push(field(column));
             }
         }
-        let lenient = options.mode == ParseMode::Permissive;
-        let format = match &options.format {
-            PayloadFormat::Json => Format::Json(Json::new(lenient)),
-            PayloadFormat::Raw => Format::Raw,
-            _ => return Err(Error::unsupported("format")),
-        };
+        let declared = columns.iter().filter(|column| column.metadata.is_none() && !is_corrupt(column));
+        let format = format(options, declared, &payload)?;
         Ok(Self {
             schema: Arc::new(Schema::new(fields)),
             mode: options.mode,
@@ -193,6 +198,9 @@ impl RecordDecoder {
     /// `Internal`: a defect.
     pub fn flush(&mut self) -> Result<Decoded> {
         (self.pushed, self.unmeasured, self.full) = (0, 0, false);
+        if let Format::Avro(avro) = &mut self.format {
+            avro.forget_unknown();
+        }
         let (rows, payload) = self.row.finish()?;
         let metadata = self.metadata.iter_mut().map(|(_, column)| column.finish()).collect::<Result<Vec<_>>>()?;
         let corrupt = self.corrupt.as_mut().map(Growing::finish).transpose()?;
@@ -211,6 +219,9 @@ impl RecordDecoder {
 
     #[inline]
     fn push_one(&mut self, record: &KafkaRecord<'_>) -> Result<()> {
+        if let (Format::Avro(avro), Some(value)) = (&mut self.format, record.value) {
+            avro.prepare(value)?;
+        }
         if let Err(flaw) = self.append(record) {
             self.roll_back();
             self.bad_record(record, *flaw)?;
@@ -239,7 +250,10 @@ impl RecordDecoder {
             }
         }
         if let Some(corrupt) = &mut self.corrupt {
+            // Avro is no text: its bytes are kept as base64.
+            let binary = matches!(self.format, Format::Avro(_));
             match (flaw, record.value) {
+                (Some(_), Some(value)) if binary => corrupt.push_bytes(BASE64_STANDARD.encode(value).as_bytes())?,
                 (Some(_), Some(value)) => corrupt.push_bytes(String::from_utf8_lossy(value).as_bytes())?,
                 _ => corrupt.push_null()?,
             }
@@ -253,6 +267,8 @@ impl RecordDecoder {
             (Format::Raw, _) => self.row.close().map(|()| None),
             (_, None) => Err(Flaw::malformed("no value: the record is a tombstone")),
             (Format::Json(json), Some(value)) => json.read(value, &mut self.row),
+            (Format::Csv(csv), Some(value)) => csv.read(value, &mut self.row),
+            (Format::Avro(avro), Some(value)) => avro.read(value, &mut self.row),
         };
         match read {
             Err(flaw) if self.mode == ParseMode::Permissive && *flaw != Flaw::Full => {
@@ -306,6 +322,28 @@ impl RecordDecoder {
     }
 }
 
+fn field(column: &Column) -> FieldRef {
+    Arc::new(Field::new(&column.name, column.data_type.clone(), column.nullable))
+}
+
+/// The reader for the payload; `declared` are the columns that a payload has, `projected` the ones that are wanted.
+fn format<'a>(
+    options: &DecodeOptions,
+    declared: impl Iterator<Item = &'a Column>,
+    projected: &[FieldRef],
+) -> Result<Format> {
+    let lenient = options.mode == ParseMode::Permissive;
+    Ok(match &options.format {
+        PayloadFormat::Json => Format::Json(Json::new(lenient)),
+        PayloadFormat::Csv(csv) => {
+            let slot = |column: &Column| projected.iter().position(|field| *field.name() == column.name);
+            Format::Csv(Csv::new(csv, declared.map(slot).collect(), lenient)?)
+        }
+        PayloadFormat::Avro(avro) => Format::Avro(Avro::new(avro, lenient)?),
+        PayloadFormat::Raw => Format::Raw,
+    })
+}
+
 /// The name of the column for the text of bad records.
 fn corrupt_column<'a>(columns: &[Column], options: &'a DecodeOptions) -> Result<Option<&'a str>> {
     let Some(name) = &options.corrupt_column else { return Ok(None) };
@@ -332,14 +370,22 @@ fn corrupt_column<'a>(columns: &[Column], options: &'a DecodeOptions) -> Result<
 
 /// That the format and the mode can fill the column, projected or not.
 fn check_column(column: &Column, corrupt: bool, options: &DecodeOptions) -> Result<()> {
-    let field = Field::new(&column.name, column.data_type.clone(), column.nullable);
+    let field = field(column);
     if let Some(kafka) = column.metadata {
         metadata::check(&field, kafka)?;
     } else if matches!(options.format, PayloadFormat::Raw) {
         return Err(Error::invalid(format!("column {}: format = 'raw' has only Kafka's own columns", column.name))
             .help(format!("declare it METADATA FROM one of {}", KafkaColumn::ALL.map(KafkaColumn::name).join(", "))));
     } else if !corrupt {
-        Growing::new(Arc::new(field))?;
+        if matches!(options.format, PayloadFormat::Csv(_)) && field.data_type().is_nested() {
+            return Err(Error::unsupported(format!(
+                "column {}: a CSV field cannot give {}",
+                column.name,
+                field.data_type()
+            ))
+            .help("declare STRING and take it apart in the query"));
+        }
+        Growing::new(field)?;
     }
     let can_be_null = column.metadata.is_none_or(metadata::optional);
     if options.mode == ParseMode::Permissive && can_be_null && !column.nullable {

@@ -159,8 +159,11 @@ fn back_substitute(factor: &QrFactor, column: usize) -> Vec<f64> {
 }
 
 /// The features of which the target is an affine copy. A model with one of them is no prediction: the answer stands
-/// among the questions.
+/// among the questions. Fewer than three rows say nothing: a line goes through any two.
 pub fn copies_of_target(factor: &QrFactor) -> Vec<Copy> {
+    if factor.rows() < 3 {
+        return Vec::new();
+    }
     let target = factor.columns() - 1;
     let copy = |j: usize| {
         let pair = factor.select(&[j, target]);
@@ -222,7 +225,7 @@ pub fn linear(terms: &[(f64, &str)], offset: f64) -> String {
 }
 
 /// A number in at most six significant digits.
-fn short(value: f64) -> String {
+pub(super) fn short(value: f64) -> String {
     let rounded: f64 = format!("{value:.5e}").parse().unwrap_or(value);
     if rounded != 0.0 && !(1e-4..1e15).contains(&rounded.abs()) { format!("{rounded:e}") } else { format!("{rounded}") }
 }

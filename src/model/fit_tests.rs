@@ -87,7 +87,7 @@ fn longley_to_the_certified_digits() {
         -2.020_229_803_816_83,
         -1.033_226_867_173_59,
         -0.511_041_056_535_807E-01,
-        1829.151_464_614_10,
+        1_829.151_464_614_10,
     ];
     let columns: Vec<Vec<f64>> = (0..7).map(|column| rows.iter().map(|row| row[column]).collect()).collect();
     let factor = factor(&columns);

@@ -164,7 +164,7 @@ fn check_rows(all: &Reduced, layout: &Layout) -> Result<()> {
         return Err(Error::invalid(text).help("take more rows, or fewer features"));
     }
     if fit::is_constant(factor, factor.columns() - 1) {
-        let value = factor.mean(factor.columns() - 1);
+        let value = fit::short(factor.mean(factor.columns() - 1));
         return Err(Error::invalid(format!("the target '{target}' is {value} in every training row"))
             .help("a regression explains differences, and there are none: take more or other rows"));
     }

@@ -84,16 +84,14 @@ pub async fn run(options: &TickerOptions, output: &mut Output) -> Result<()> {
     let mut client = RestClient::new(&options.rest)?;
     let watch = Stopwatch::start();
     let mut ticks = Ticks { interval: options.interval, next: 0 };
-    let (mut value, mut asking) = (Vec::new(), false);
+    let mut value = Vec::new();
     while !output.done() {
         let wait = ticks.wait(watch.elapsed());
         if !wait.is_zero() {
             output.pause(wait).await?;
             continue;
         }
-        asking = true;
         let Some(tickers) = prices(&mut client, &symbols, output).await? else { break };
-        asking = false;
         let missed = ticks.serve(watch.elapsed());
         if missed > 0 {
             output.note("gaps", 1);
@@ -108,7 +106,9 @@ pub async fn run(options: &TickerOptions, output: &mut Output) -> Result<()> {
             }
         }
     }
-    if asking && client.check_answered().is_err() {
+    if client.troubled() {
+        // The gap goes on to the end.
+        output.note("gaps", 1);
         output.note("missed ticks", ticks.abandon(watch.elapsed()));
     }
     client.check_answered()

@@ -237,7 +237,7 @@ impl Listener {
             let text = match output.wait_for(next).await? {
                 None => {
                     // Polite; the connection ends with the process in any case.
-                    let _ = output_close(&mut socket).await;
+                    let _ = close(&mut socket).await;
                     return Ok(End::Done);
                 }
                 Some(None) => return Ok(End::Lost(format!("the stream was silent for {idle:?}"), None)),
@@ -314,7 +314,7 @@ impl Listener {
     }
 }
 
-async fn output_close(socket: &mut Socket) -> Option<()> {
+async fn close(socket: &mut Socket) -> Option<()> {
     tokio::select! {
         closed = socket.close(None) => closed.ok(),
         () = clock::sleep(Duration::from_millis(500)) => None,

@@ -187,6 +187,7 @@ impl RestClient {
                 Ok(parsed) => {
                     self.backoff.reset();
                     self.answered = true;
+                    self.last_trouble = None;
                     return Ok(Some(parsed));
                 }
                 Err(Failure::Refused(error)) => return Err(error),
@@ -209,6 +210,11 @@ impl RestClient {
                 return Ok(None);
             }
         }
+    }
+
+    /// The last request failed.
+    pub fn troubled(&self) -> bool {
+        self.last_trouble.is_some()
     }
 
     /// # Errors

@@ -27,6 +27,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// A new topic has its leaders after this long, or something is wrong.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Long enough to take every event that waits.
+const EVENT_DRAIN: Duration = Duration::from_millis(50);
 /// What librdkafka may hold of records that are not confirmed yet; more than that, and a source has to wait.
 const QUEUE_MAX_KBYTES: u32 = 32 * 1024;
 /// The same, in records: each has an overhead of some 150 bytes inside librdkafka.
@@ -160,7 +162,9 @@ impl TopicProducer {
             let wanted = by_name.then_some(topic.as_str());
             let answer = producer.client().fetch_metadata(wanted, CONNECT_TIMEOUT);
             // The reason for a failure waits in the event queue.
-            producer.poll(Duration::ZERO);
+            if answer.is_err() {
+                producer.poll(EVENT_DRAIN);
+            }
             let metadata = answer?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             match found.and_then(|found| found.error()) {

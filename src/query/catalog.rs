@@ -19,7 +19,7 @@ use super::{
     kafka_table::KafkaRange,
 };
 use crate::{
-    catalog::{Connector, FileFormat, FileTable, Job, Subscription, Table, locate_error},
+    catalog::{Connector, FileFormat, FileTable, Job, StartingOffsets, Subscription, Table, locate_error},
     error::{Error, Result, nearest},
 };
 
@@ -121,7 +121,8 @@ impl QueryTables {
     async fn table_of(&self, job: &Job, table: &Table) -> Result<Arc<dyn TableProvider>> {
         match &table.connector {
             Connector::Kafka(kafka) if kafka.subscription.is_some() => {
-                Ok(Arc::new(KafkaRange::new(kafka, &table.columns)))
+                let starting = table.batch_starting_offsets().unwrap_or(StartingOffsets::Earliest);
+                Ok(Arc::new(KafkaRange::new(kafka, starting, &table.columns)))
             }
             Connector::Kafka(_) => Err(Error::unsupported(format!("the table '{}' is only written to", table.name))
                 .help("give it 'subscribe' to read its topic")),

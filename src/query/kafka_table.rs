@@ -37,13 +37,10 @@ pub(super) struct KafkaRange {
 }
 
 impl KafkaRange {
-    /// `columns` are the declared ones; none means Kafka's own. Nothing is contacted.
-    pub fn new(table: &KafkaTable, columns: &[Column]) -> Self {
+    /// `starting` is where a batch query starts. No declared columns means Kafka's own. Nothing is contacted.
+    pub fn new(table: &KafkaTable, starting: StartingOffsets, columns: &[Column]) -> Self {
         let mut table = table.clone();
-        // A stream starts at the end unless told otherwise; a query that did would have nothing to read.
-        if table.starting_offsets == StartingOffsets::Latest {
-            table.starting_offsets = StartingOffsets::Earliest;
-        }
+        table.starting_offsets = starting;
         let own = |column: &KafkaColumn| Column {
             name: column.name().to_owned(),
             data_type: column.data_type(),

@@ -54,7 +54,8 @@ pub struct FileSinkWriter {
 }
 
 /// Partition directories written at the same time by one batch; beyond it the least recently used file is finished.
-pub const OPEN_FILES_MAX: usize = 64;
+/// The HDFS client may hold 13 MiB of each while the DataNode is slow.
+pub const OPEN_FILES_MAX: usize = 16;
 /// Files that are finished by the store while others are written already.
 pub const CLOSING_FILES_MAX: usize = 8;
 /// What the encoders of all open files may hold; beyond it the largest one is flushed.

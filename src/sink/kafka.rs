@@ -5,7 +5,7 @@
 //! A broker forgets the offsets of a group without members after `offsets.retention.minutes` (7 days): a batch that
 //! is in doubt must be resolved within that time.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use rdkafka::{
@@ -281,10 +281,7 @@ fn client_options(table: &KafkaTable) -> Result<ClientConfig> {
                 .help("leave it out: the query sets it, so that each batch is one transaction"));
         }
     }
-    let options: HashMap<String, String> = table.client.0.clone().into_iter().collect();
-    let mut config = ClientConfig::new();
-    config.extend(options);
-    Ok(config)
+    crate::kafka::producer_config(&table.client)
 }
 
 fn producer_config(options: &ClientConfig, query_id: &str) -> ClientConfig {

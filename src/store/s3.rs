@@ -34,8 +34,8 @@ const PARTS_MAX: usize = 10_000;
 /// What Spark's log says of an object (Hadoop's S3A: one copy, 32 MiB blocks).
 const BLOCK_SIZE_BYTES: u64 = 32 << 20;
 
-/// How often the client itself tries again before a call counts as failed.
-const CLIENT_RETRIES_MAX: usize = 2;
+/// How often the client that DataFusion reads through tries again. Ours do not: `retrying` does.
+const QUERY_RETRIES_MAX: usize = 4;
 
 #[derive(Clone)]
 pub(super) struct S3 {
@@ -49,7 +49,8 @@ struct Bucket {
     base: String,
     /// Where requests go, if that is not Amazon.
     endpoint: String,
-    store: Arc<AmazonS3>,
+    store: AmazonS3,
+    for_queries: Arc<AmazonS3>,
     /// The same with `If-None-Match: *` on each request; completes uploads, and does nothing else.
     completer: AmazonS3,
     timeouts: StoreTimeouts,
@@ -69,9 +70,8 @@ impl S3 {
     pub fn open(location: &Location, options: &StoreOptions) -> Result<Self> {
         let timeouts = options.timeouts;
         let settings = settings(options)?;
-        let build = |client: ClientOptions| {
-            let mut retry =
-                RetryConfig { max_retries: CLIENT_RETRIES_MAX, retry_timeout: timeouts.call, ..Default::default() };
+        let build = |client: ClientOptions, max_retries: usize| {
+            let mut retry = RetryConfig { max_retries, retry_timeout: timeouts.call, ..Default::default() };
             retry.backoff.init_backoff = super::BACKOFF_FIRST;
             let (client, builder) =
                 settings.iter().fold((client, AmazonS3Builder::new()), |(client, builder), (key, value)| match key {
@@ -93,8 +93,9 @@ impl S3 {
             endpoint: endpoint(AmazonS3ConfigKey::S3Endpoint)
                 .or_else(|| endpoint(AmazonS3ConfigKey::Endpoint))
                 .unwrap_or_default(),
-            store: Arc::new(build(client.clone())?),
-            completer: build(client.with_default_headers(only_new))?,
+            store: build(client.clone(), 0)?,
+            for_queries: Arc::new(build(client.clone(), QUERY_RETRIES_MAX)?),
+            completer: build(client.with_default_headers(only_new), 0)?,
             timeouts,
             uploads: Mutex::new(Vec::new()),
         };
@@ -107,7 +108,7 @@ impl S3 {
     }
 
     pub fn client(&self) -> Arc<AmazonS3> {
-        Arc::clone(&self.bucket.store)
+        Arc::clone(&self.bucket.for_queries)
     }
 
     fn at(&self, path: &str) -> Result<Path> {
@@ -275,19 +276,11 @@ impl Bucket {
             let _ = write!(message, " (endpoint {})", self.endpoint);
         }
         let (kind, help) = match error {
-            E::NotFound { .. } => (ErrorKind::NotFound, "check the bucket's name and region (AWS_REGION)"),
-            E::PermissionDenied { .. } | E::Unauthenticated { .. } => (
-                ErrorKind::PermissionDenied,
-                "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the policy must allow s3:GetObject, s3:PutObject, \
-                 s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket",
-            ),
             E::NotSupported { .. } | E::NotImplemented { .. } => {
                 (ErrorKind::Unsupported, "the service lacks this call")
             }
             E::InvalidPath { .. } => (ErrorKind::Invalid, "choose another path"),
-            _ if is_full(&message) => (ErrorKind::StorageFull, "raise the quota of the bucket, then start again"),
-            // 409: a write to the same key is under way. The rest: not reached, or a server error.
-            _ => (ErrorKind::Unavailable, "check the network, AWS_ENDPOINT_URL and AWS_REGION"),
+            error => judge(error, &message),
         };
         Error::new(kind, message).help(help)
     }
@@ -391,6 +384,28 @@ fn settings(options: &StoreOptions) -> Result<Vec<(AmazonS3ConfigKey, String)>> 
     Ok(settings)
 }
 
+/// The kind of a refusal. A listing's comes without a variant of its own, so the status is looked for in the text.
+fn judge(error: &object_store::Error, message: &str) -> (ErrorKind, &'static str) {
+    use object_store::Error as E;
+    let text = error.to_string();
+    let status = |code: &str| text.contains(&format!("status code: {code} "));
+    if matches!(error, E::NotFound { .. }) || status("404") {
+        return (ErrorKind::NotFound, "check the bucket's name and region (AWS_REGION)");
+    }
+    if matches!(error, E::PermissionDenied { .. } | E::Unauthenticated { .. }) || status("403") || status("401") {
+        return (
+            ErrorKind::PermissionDenied,
+            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the policy must allow s3:GetObject, s3:PutObject, \
+             s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket",
+        );
+    }
+    if is_full(message) {
+        return (ErrorKind::StorageFull, "raise the quota of the bucket, then start again");
+    }
+    // 409: a write to the same key is under way. The rest: not reached, or a server error.
+    (ErrorKind::Unavailable, "check the network, AWS_ENDPOINT_URL and AWS_REGION")
+}
+
 /// The object is not there; a bucket that is not there is another matter.
 fn is_missing(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::NotFound { source, .. } if !source.to_string().contains("NoSuchBucket"))
@@ -452,6 +467,15 @@ mod tests {
         assert_eq!(without_user("http://me:secret@host:9000/a"), "http://host:9000/a");
         assert_eq!(without_user("error for http://me:s@host) at"), "error for http://host) at");
         assert_eq!(without_user("http://host/a@b"), "http://host/a@b");
+    }
+
+    #[test]
+    fn a_missing_bucket_is_not_a_missing_object() {
+        let missing = |code: &str| object_store::Error::NotFound {
+            path: "a".into(),
+            source: format!("status code: 404 Not Found: <Error><Code>{code}</Code></Error>").into(),
+        };
+        assert!(is_missing(&missing("NoSuchKey")) && !is_missing(&missing("NoSuchBucket")));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
 
 /// The sink of one query.
 pub enum Output {
-    File(FileOutput),
+    File(Box<FileOutput>),
     Kafka(Box<KafkaSink>, String),
     Console(ConsoleSink),
 }
@@ -52,7 +52,7 @@ impl Output {
                 let store = Store::open(&file.path).await?;
                 let sink = FileSink::new(store.clone(), file, schema.clone())?;
                 let log = file.spark_metadata.then(|| SparkLog::new(store.clone()));
-                Ok(Self::File(FileOutput { store, sink, log }))
+                Ok(Self::File(Box::new(FileOutput { store, sink, log })))
             }
             Connector::Kafka(kafka) => {
                 let sink = KafkaSink::open(kafka, schema.clone(), &checkpoint.query_id).await?;
@@ -73,7 +73,10 @@ impl Output {
     /// The store's.
     pub async fn latest_logged(&self) -> Result<Option<u64>> {
         match self {
-            Self::File(FileOutput { log: Some(log), .. }) => log.latest().await,
+            Self::File(file) => match &file.log {
+                Some(log) => log.latest().await,
+                None => Ok(None),
+            },
             _ => Ok(None),
         }
     }

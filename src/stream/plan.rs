@@ -234,14 +234,9 @@ impl PartitionStream for StreamPartition {
 
 /// Casts the output to the types that files hold: no views or dictionaries, timestamps in microseconds.
 fn normalise(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let mut names = std::collections::HashSet::new();
     let mut columns = Vec::new();
     let mut changed = false;
     for (qualifier, field) in plan.schema().iter() {
-        if !names.insert(field.name().clone()) {
-            return Err(Error::invalid(format!("the SELECT has two columns named {:?}", field.name()))
-                .help("give one of them another name with AS"));
-        }
         if *field.data_type() == DataType::Null {
             return Err(Error::invalid(format!("the column {:?} is NULL without a type", field.name()))
                 .help("CAST it to the type that the files shall have"));

@@ -354,6 +354,10 @@ impl StreamingQuery {
         let prepared = self.committer().prepare(batch, result, totals).await?;
         self.finish(&prepared).await?;
         progress.durations.commit_offsets = step.elapsed_ms();
+        if let Err(error) = self.source()?.commit_group_offsets(&end).await {
+            // For tools that show a group's lag only; our own place is in the checkpoint.
+            reporter.warn(&self.name, &error.context("the consumer group's offsets stay behind").to_string());
+        }
         self.totals = prepared.totals;
         self.position = end.clone();
         self.next_batch = batch + 1;

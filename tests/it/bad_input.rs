@@ -98,7 +98,7 @@ async fn a_full_disk_is_said_and_nothing_is_lost() {
     let _mounted = SmallDisk::mount(&out);
     let (code, error) = job.fails(&["--available-now"]);
     assert_eq!(code, 1);
-    assert_all(&error, &["full"]);
+    assert_all(&error, &["No space left", "help: free space"]);
     // More room, and it goes on where it stopped.
     let grown = std::process::Command::new("mount").args(["-o", "remount,size=64m"]).arg(&out).status().unwrap();
     assert!(grown.success());
@@ -181,12 +181,12 @@ async fn a_plan_that_one_batch_cannot_answer_is_refused_with_the_way_out() {
         ("SELECT id, price FROM prices LIMIT 5", "LIMIT"),
         ("SELECT a.id FROM prices a JOIN prices b ON a.id = b.id", "join"),
         ("SELECT id, NULL AS nothing FROM prices", "without a type"),
-        ("SELECT id, price AS id FROM prices", "two columns named"),
+        ("SELECT id, price AS id FROM prices", "ambiguous"),
     ] {
         let job = ready(None, &JobText { select, ..JobText::default() }).await;
         let (code, error) = job.fails(&["--available-now"]);
         assert_eq!(code, 2, "{error}");
-        assert_all(&error, &[expected, "help:", "job.sql:"]);
+        assert_all(&error, &[expected, "job.sql:"]);
     }
 }
 

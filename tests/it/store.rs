@@ -1,5 +1,6 @@
 //! One contract, three stores: a local directory, a real HDFS, S3 in this process.
 
+mod away;
 mod s3_server;
 
 use std::{
@@ -12,11 +13,7 @@ use bytes::Bytes;
 use datafusion::prelude::{CsvReadOptions, SessionContext};
 use tidemill::{
     error::ErrorKind,
-    store::{Created, Hidden, Staged, Store, StoreOptions, StoreTimeouts},
-};
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    store::{Created, Hidden, Staged, Store},
 };
 
 use self::s3_server::S3Server;
@@ -76,9 +73,10 @@ fn bytes(text: &str) -> Bytes {
 async fn stage(store: &Store, path: &str, owner: &str, text: &str) -> Staged {
     let mut writer = store.stage(path, owner).await.unwrap();
     // In two pieces, and with nothing between them.
-    let (a, b) = text.split_at(text.len() / 2);
-    for piece in [a, "", b] {
-        writer.write(bytes(piece)).await.unwrap();
+    let mut rest = bytes(text);
+    let first = rest.split_to(text.len() / 2);
+    for piece in [first, Bytes::new(), rest] {
+        writer.write(piece).await.unwrap();
     }
     writer.finish().await.unwrap()
 }
@@ -115,7 +113,10 @@ async fn creates_reads_lists(store: Store) {
     let now_ms = tidemill::clock::now_ms();
     assert_eq!(direct[1].size_bytes, 4);
     assert!((now_ms - 60_000..=now_ms + 5_000).contains(&direct[1].modified_ms), "{:?}", direct[1]);
-    assert_eq!(store.stat("offsets/0").await.unwrap().as_ref(), Some(&direct[1]));
+    // S3 tells whole seconds of one object, and milliseconds in a listing.
+    let stat = store.stat("offsets/0").await.unwrap().unwrap();
+    assert_eq!((stat.path.as_str(), stat.size_bytes), ("offsets/0", 4));
+    assert_eq!(stat.modified_ms / 1000, direct[1].modified_ms / 1000);
     assert_eq!(
         paths(&store).await,
         ["offsets/.hidden", "offsets/0", "offsets/10", "offsets/2", "offsets/deep/er", "top"]
@@ -386,135 +387,6 @@ async fn needs_directories(store: Store) {
     assert_eq!(paths(&store).await, ["directory/x", "file"]);
 }
 
-async fn all_unavailable(store: &Store, address: &str, limit: Duration) {
-    let staged = Staged {
-        path: "part-0".into(),
-        hidden: if store.url().starts_with("s3") {
-            Hidden::Upload { id: "x".into(), parts: vec!["y".into()] }
-        } else {
-            Hidden::File { path: ".part-0.job.tmp".into() }
-        },
-        size_bytes: 1,
-        crc32: 1,
-    };
-    let start = Instant::now();
-    let errors = [
-        store.create("a", bytes("x")).await.unwrap_err(),
-        store.read("a").await.unwrap_err(),
-        store.list_all("").await.unwrap_err(),
-        store.delete("a").await.unwrap_err(),
-        store.stage("a", "job").await.unwrap_err(),
-        store.publish(&staged).await.unwrap_err(),
-    ];
-    for error in &errors {
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        assert!(error.to_string().contains(address) && error.to_string().contains("help:"), "{error}");
-    }
-    let mean = start.elapsed() / u32::try_from(errors.len()).unwrap();
-    assert!(mean < limit, "{mean:?} for one call; {}", errors[0]);
-}
-
-async fn closed_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
-/// Accepts, and never answers.
-async fn silent_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(async move {
-        let mut open = Vec::new();
-        while let Ok((connection, _)) = listener.accept().await {
-            open.push(connection);
-        }
-    });
-    address
-}
-
-const HASTY: StoreTimeouts = StoreTimeouts { call: Duration::from_millis(300), tries: 5 };
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_name_node() {
-    let address = closed_port().await;
-    let store = Store::open(&format!("hdfs://{address}/a")).await.unwrap();
-    all_unavailable(&store, &address, Duration::from_secs(15)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_name_node() {
-    let address = silent_port().await;
-    let options = StoreOptions { timeouts: HASTY, ..StoreOptions::default() };
-    let store = Store::open_with(&format!("hdfs://{address}/a"), &options).await.unwrap();
-    all_unavailable(&store, &address, Duration::from_secs(2)).await;
-    let session = SessionContext::new();
-    store.register(&session).unwrap();
-    let query = session.read_csv(format!("hdfs://{address}/a/"), CsvReadOptions::new());
-    let error = tokio::time::timeout(Duration::from_secs(10), query).await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("does not answer"), "{error}");
-}
-
-/// The first connection is dead, as after a power cut of the NameNode or a firewall that forgot it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_open_connection_is_given_up() {
-    let upstream = support::hdfs().trim_start_matches("hdfs://").to_owned();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (_dead, _) = listener.accept().await.unwrap();
-        while let Ok((mut down, _)) = listener.accept().await {
-            let mut up = TcpStream::connect(&upstream).await.unwrap();
-            tokio::spawn(async move { copy_bidirectional(&mut down, &mut up).await });
-        }
-    });
-    let timeouts = StoreTimeouts { call: Duration::from_secs(3), tries: 1 };
-    let options = StoreOptions { timeouts, ..StoreOptions::default() };
-    let url = format!("hdfs://{address}/{}", support::unique("store"));
-    let store = Store::open_with(&url, &options).await.unwrap();
-    assert_eq!(store.read("a").await.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert_eq!(store.create("a", bytes("x")).await.unwrap(), Created::New);
-    assert_eq!(read(&store, "a").await.as_deref(), Some("x"));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_s3() {
-    let address = closed_port().await;
-    let options = s3_server::options(&format!("http://me:hunter2@{address}"), StoreTimeouts::default());
-    let store = Store::open_with("s3://bucket/a", &options).await.unwrap();
-    all_unavailable(&store, &address, Duration::from_secs(15)).await;
-    let error = store.read("a").await.unwrap_err();
-    let shown = format!("{error} {error:?} {store:?} {options:?}");
-    assert!(!shown.contains("hunter2") && !shown.contains("tidemill-secret"), "{shown}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_s3() {
-    let address = silent_port().await;
-    let options = s3_server::options(&format!("http://{address}"), HASTY);
-    let store = Store::open_with("s3://bucket/a", &options).await.unwrap();
-    all_unavailable(&store, &address, Duration::from_secs(3)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_bucket_and_a_wrong_key() {
-    let server = S3Server::start().await;
-    let store = Store::open_with("s3://elsewhere/a", &server.options()).await.unwrap();
-    for error in [store.read("a").await.unwrap_err(), store.list("").await.unwrap_err()] {
-        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
-        assert!(error.to_string().contains("NoSuchBucket") && error.to_string().contains("s3://elsewhere"), "{error}");
-    }
-    let mut options = server.options();
-    options.aws.push(("AWS_SECRET_ACCESS_KEY".into(), "wrong-secret".into()));
-    let store = Store::open_with("s3://bucket/a", &options).await.unwrap();
-    let error = store.create("a", bytes("x")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-    let shown = format!("{error} {error:?}");
-    assert!(!shown.contains("wrong-secret") && !shown.contains("AKIATIDEMILL"), "{shown}");
-    options.aws.push(("AWS_REGIOM".into(), "x".into()));
-    let error = Store::open_with("s3://bucket/a", &options).await.unwrap_err();
-    assert!(error.to_string().contains("AWS_REGIOM"), "{error}");
-}
-
 /// A real full disk, where the process may mount one; the mapping of the error has a unit test that needs no rights.
 #[tokio::test]
 async fn a_full_disk() {
@@ -558,6 +430,6 @@ async fn bookkeeping_is_cheap() {
         times.push(start.elapsed());
     }
     times.sort();
-    // Ten times the measured figure: this finds a blunder, the benches hold the budget.
+    // Far above the measured 3 ms: this finds a blunder, the benches hold the budget.
     assert!(times[5] < Duration::from_millis(200), "{times:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output},
 };
 
@@ -98,7 +98,8 @@ impl TestJob {
     /// `tidemill verify`: its answer.
     pub fn verify(&self) -> (bool, String) {
         let output = Command::new(tidemill()).arg("verify").arg(&self.file).output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
     pub async fn store(&self) -> Store {
@@ -159,9 +160,4 @@ pub fn prices(ids: std::ops::Range<u64>) -> (Vec<String>, Vec<String>) {
     let mut lines: Vec<String> = ids.map(|id| format!("{id},{id}.5")).collect();
     lines.sort();
     (records, lines)
-}
-
-/// A path's text, for error messages.
-pub fn display(path: &Path) -> String {
-    path.display().to_string()
 }

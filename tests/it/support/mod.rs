@@ -5,6 +5,7 @@ pub mod kafka;
 use std::path::PathBuf;
 
 pub mod job;
+pub mod binance;
 
 /// The address of the real Kafka broker.
 pub fn kafka() -> String {

@@ -1,0 +1,109 @@
+//! Training: rows of six features reduced to a QR factor, and solved; and predicting them.
+
+use std::{fs, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, AsArray, Float64Array, RecordBatch},
+    datatypes::{DataType, Field, Float64Type, Schema},
+};
+use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
+use futures::stream;
+use tidemill::model::{Predictor, TrainOptions, train};
+
+const ROWS: usize = 1_000_000;
+const BATCH_ROWS: usize = 8_192;
+const ROUNDS: usize = 10;
+const COEFFICIENTS: [f64; 6] = [0.5, -2.0, 3e-3, 1e-6, 40.0, 7.0];
+const SCALES: [f64; 6] = [5e4, 10.0, 8e3, 1e6, 1.0, 0.1];
+
+/// Prints rows per CPU second of one training with its two passes, and of predicting.
+pub fn run() {
+    let batches = data();
+    let options = TrainOptions {
+        name: "bench".to_owned(),
+        source: "bench".to_owned(),
+        target: "y".to_owned(),
+        features: (0..6).map(|k| format!("x{k}")).collect(),
+        seed: 42,
+        test_fraction: 0.2,
+        drop_redundant: false,
+        strict: false,
+        rows_shown: 0,
+    };
+    let query = || {
+        let again: Vec<_> = batches.iter().cloned().map(Ok).collect();
+        let stream = RecordBatchStreamAdapter::new(batches[0].schema(), stream::iter(again));
+        std::future::ready(Ok(Box::pin(stream) as SendableRecordBatchStream))
+    };
+    let start = cpu_seconds();
+    let mut model = None;
+    for _ in 0..ROUNDS {
+        model = Some(futures::executor::block_on(train(&options, query, &|_| ())).expect("trains").model);
+    }
+    let seconds = (cpu_seconds() - start) / ROUNDS as f64;
+    let model = model.expect("trained");
+    assert_eq!(model.training.counts.read, ROWS as u64);
+    assert_eq!(model.training.rows + model.training.test_rows, ROWS as u64);
+    assert!((model.intercept - 100.0).abs() < 1e-2, "{}", model.intercept);
+    for ((found, wanted), scale) in model.coefficients.iter().zip(COEFFICIENTS).zip(SCALES) {
+        assert!((found - wanted).abs() * scale < 1e-2, "{found} {wanted}");
+    }
+    println!(
+        "train: {:.1} million rows a CPU second ({ROWS} rows x 6 features, two passes)",
+        ROWS as f64 / seconds / 1e6
+    );
+
+    let predictor = Predictor::new(&model, &batches[0].schema()).expect("the schema fits");
+    let start = cpu_seconds();
+    let mut rows = 0;
+    for _ in 0..ROUNDS {
+        for batch in &batches {
+            let predicted = predictor.apply(batch).expect("predicts");
+            rows += predicted.column(7).as_primitive::<Float64Type>().len();
+        }
+    }
+    let seconds = cpu_seconds() - start;
+    assert_eq!(rows, ROWS * ROUNDS);
+    println!("predict: {:.0} million rows a CPU second (6 features)", rows as f64 / seconds / 1e6);
+}
+
+/// y = 100 + coefficients . x + noise in [-0.5, 0.5).
+fn data() -> Vec<RecordBatch> {
+    let mut state = 1_u64;
+    let mut draw = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1_u64 << 53) as f64
+    };
+    let fields: Vec<Field> = (0..6)
+        .map(|k| format!("x{k}"))
+        .chain(["y".to_owned()])
+        .map(|n| Field::new(n, DataType::Float64, false))
+        .collect();
+    let schema = Arc::new(Schema::new(fields));
+    (0..ROWS)
+        .step_by(BATCH_ROWS)
+        .map(|start| {
+            let rows = BATCH_ROWS.min(ROWS - start);
+            let mut columns: Vec<Vec<f64>> = (0..7).map(|_| Vec::with_capacity(rows)).collect();
+            for _ in 0..rows {
+                let mut target = 99.5 + draw();
+                for k in 0..6 {
+                    let value = SCALES[k] * draw();
+                    target += COEFFICIENTS[k] * value;
+                    columns[k].push(value);
+                }
+                columns[6].push(target);
+            }
+            let arrays = columns.into_iter().map(|values| Arc::new(Float64Array::from(values)) as ArrayRef);
+            RecordBatch::try_new(Arc::clone(&schema), arrays.collect()).expect("one length")
+        })
+        .collect()
+}
+
+/// User and system time of this process, to a hundredth of a second (proc(5): fields 14 and 15, in ticks of 1/100 s).
+fn cpu_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("Linux");
+    let after_name = stat.rsplit_once(')').expect("proc(5)").1;
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<f64>().expect("a number"));
+    ticks.sum::<f64>() / 100.0
+}
