@@ -20,4 +20,4 @@ mod session;
 
 pub use catalog::TableSummary;
 pub use output::{OutputFormat, ResultWriter, TABLE_ROWS_DEFAULT};
-pub use session::{MEMORY_BYTES_DEFAULT, QuerySession, Rows, Script};
+pub use session::{MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MIN, QuerySession, Rows, Script};

@@ -30,6 +30,13 @@ use crate::{
 /// Memory for sorts, joins and aggregates of one session; beyond it they spill to the temporary directory.
 pub const MEMORY_BYTES_DEFAULT: usize = 1 << 30;
 
+/// With less, a sort that has to spill cannot even merge what it spilled.
+pub const MEMORY_BYTES_MIN: usize = 16 << 20;
+
+/// The memory that each partition of a plan needs to spill: DataFusion reserves 10 MB per sort for the merge, and a
+/// query may have several.
+const PARTITION_BYTES: usize = 32 << 20;
+
 /// SQL that the user wrote, and where.
 #[derive(Debug, Clone)]
 pub struct Script {
@@ -79,12 +86,19 @@ impl std::fmt::Debug for QuerySession {
 }
 
 impl QuerySession {
-    /// With the tables and views of `jobs`. Nothing is contacted.
+    /// With the tables and views of `jobs`. Nothing is contacted. Where the memory is too small for as many partitions
+    /// to spill, there are fewer.
     ///
     /// # Errors
-    /// `Internal` if the temporary directory cannot be used.
+    /// `Invalid` for less than `MEMORY_BYTES_MIN`; `Internal` if the temporary directory cannot be used.
     pub fn new(jobs: Vec<Job>, limits: SessionLimits) -> Result<Self> {
-        let context = session(limits)?;
+        let memory_bytes = limits.memory_bytes;
+        if memory_bytes < MEMORY_BYTES_MIN {
+            return Err(Error::invalid(format!("{memory_bytes} bytes of memory are too few for a query"))
+                .help(format!("a query needs {} MB", MEMORY_BYTES_MIN >> 20)));
+        }
+        let partitions = limits.partitions.min(memory_bytes / PARTITION_BYTES).max(1);
+        let context = session(SessionLimits { memory_bytes, partitions })?;
         let weak = context.state_weak_ref();
         let state_of = Box::new(move || weak.upgrade().map(|state| state.read().clone()));
         let tables = Arc::new(QueryTables::new(jobs, state_of));
@@ -182,7 +196,8 @@ impl QuerySession {
         let state = self.context.state();
         let names =
             state.resolve_table_references(statement).map_err(|error| failure::from_datafusion(error, Some(script)))?;
-        for name in names.iter().filter_map(bare) {
+        let is_table = |name: &&str| !state.table_functions().contains_key(*name);
+        for name in names.iter().filter_map(bare).filter(is_table) {
             self.tables.check(name).map_err(|error| match script.find(name) {
                 Some(place) => error.at(place),
                 None => error,

@@ -237,9 +237,14 @@ fn a_closed_pipe_is_no_failure() {
 #[test]
 fn sorts_beyond_the_memory_limit_spill() {
     let at = tempfile::tempdir().unwrap();
-    let sql = "SELECT count(*) AS n FROM (SELECT value, repeat('x', 100) AS s, row_number() OVER (ORDER BY value % 977, value) AS r \
-               FROM generate_series(1, 300000)) WHERE r > 0";
-    assert_eq!(rows_in(at.path(), &["--memory-limit", "48MB", "--format", "csv", sql]), "n\n300000\n");
+    let sql = "SELECT count(*) AS n FROM (SELECT row_number() OVER (ORDER BY s) AS r \
+               FROM (SELECT repeat(value::varchar, 20) AS s FROM generate_series(1, 300000))) WHERE r > 0";
+    assert_eq!(rows_in(at.path(), &["--memory-limit", "16MB", "--format", "csv", sql]), "n\n300000\n");
+    let explained =
+        rows_in(at.path(), &["--memory-limit", "16MB", "--max-rows", "0", &format!("EXPLAIN ANALYZE {sql}")]);
+    assert!(explained.contains("spill_count=") && !explained.contains("spill_count=0,"), "{explained}");
+    let (code, message) = failure_in(at.path(), &["--memory-limit", "1MB", sql]);
+    assert!(code == 2 && message.contains("16 MB"), "{message}");
 }
 
 #[test]

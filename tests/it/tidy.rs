@@ -135,7 +135,7 @@ fn nothing_unfinished_and_no_unwrap() {
         for word in banned.iter().filter(|word| text.contains(**word)) {
             problems.push(format!("{path}: {word}"));
         }
-        let is_test = path.starts_with("tests/") || path.starts_with("benches/") || path.ends_with("/tests.rs");
+        let is_test = path.starts_with("tests/") || path.starts_with("benches/") || path.ends_with("tests.rs");
         if !is_test && code(&text).contains(".unwrap()") {
             problems.push(format!("{path}: .unwrap() outside tests"));
         }
