@@ -29,6 +29,7 @@ pub fn run() {
                 run_id: checkpoint.run_id.clone(),
                 files: vec![],
                 dead_letters: vec![],
+                dead_letter_url: String::new(),
                 ledger,
                 totals: ledger,
                 counted_from: "{}".into(),

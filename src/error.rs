@@ -191,6 +191,8 @@ impl From<datafusion::error::DataFusionError> for Error {
                 Error::new(ErrorKind::Internal, format!("out of the memory that was set: {text}"))
                     .help("raise --memory-limit, or read fewer columns or rows at a time")
             }
+            D::ArrowError(inner, _) => Error::new(ErrorKind::BadRecord, inner.to_string())
+                .help("TRY_CAST gives NULL where CAST fails, NULLIF(x, 0) avoids a division by zero"),
             D::NotImplemented(text) => Error::unsupported(text),
             D::Internal(text) => Error::internal(text),
             other => Error::invalid(other.strip_backtrace()),

@@ -99,6 +99,15 @@ fn place_of_name(select: &SqlText, name: &str) -> Place {
     name_token(&found, name).map_or_else(|| first_place(select), |(_, token)| select.place(token.range.clone()))
 }
 
+/// For a syntax error in a text that `names_offset`.
+pub const OFFSET_HELP: &str = "OFFSET is a keyword here: write the column's name in quotes, \"offset\"";
+
+/// Does the list of columns end with Kafka's column `offset`? The parser takes that for the clause OFFSET.
+pub fn names_offset(sql: &str) -> bool {
+    let words: Vec<String> = sql.split_whitespace().map(str::to_lowercase).collect();
+    words.windows(2).any(|pair| matches!(pair, [first, second] if first == "offset" && second == "from"))
+}
+
 /// sqlparser's message without its prefix and position, at that position.
 fn syntax_error(error: &ParserError, select: &SqlText) -> Error {
     let text = match error {
@@ -122,7 +131,8 @@ fn syntax_error(error: &ParserError, select: &SqlText) -> Error {
     let token = found.iter().find(|token| token.range.contains(&offset));
     let end = select.sql().len();
     let range = token.map_or(offset.min(end)..(offset + 1).min(end), |token| token.range.clone());
-    Error::invalid(format!("syntax error: {}", select.mask(&message))).at(select.place(range))
+    let error = Error::invalid(format!("syntax error: {}", select.mask(&message))).at(select.place(range));
+    if names_offset(select.sql()) { error.help(OFFSET_HELP) } else { error }
 }
 
 /// Splits `message at Line: 1, Column: 8`; without a position it is the end of the text.

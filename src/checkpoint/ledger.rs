@@ -17,8 +17,11 @@ pub struct Ledger {
     pub bad: u64,
     /// Rows above one per record, from UNNEST.
     pub expanded: u64,
-    /// Offsets without a record: transaction markers, aborted and compacted records.
+    /// Offsets without a record: transaction markers, aborted and compacted records, and what Kafka deleted before
+    /// it was read (only with `failOnDataLoss` = false).
     pub gaps: u64,
+    /// Offsets that were gone back, because a topic was created again (only with `failOnDataLoss` = false).
+    pub rewound: u64,
 }
 
 impl Ledger {
@@ -32,6 +35,7 @@ impl Ledger {
             bad,
             expanded: written.saturating_sub(decoded),
             gaps,
+            rewound: 0,
         }
     }
 
@@ -49,6 +53,7 @@ impl AddAssign for Ledger {
         self.bad += other.bad;
         self.expanded += other.expanded;
         self.gaps += other.gaps;
+        self.rewound += other.rewound;
     }
 }
 

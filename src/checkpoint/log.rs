@@ -73,8 +73,14 @@ impl Checkpoint {
     /// # Errors
     /// The store's.
     pub async fn facts(&self) -> Result<Facts> {
+        let offsets = ids(&self.store, "offsets").await?;
+        let latest_is_ours = match offsets.last() {
+            Some(latest) => self.offsets(*latest).await?.is_ours(),
+            None => false,
+        };
         Ok(Facts {
-            offsets: ids(&self.store, "offsets").await?,
+            offsets,
+            latest_is_ours,
             prepared: ids(&self.store, "prepared").await?,
             commits: ids(&self.store, "commits").await?,
             sink_log: None,

@@ -20,6 +20,9 @@ pub struct OffsetEntry {
     pub ends: Vec<Offsets>,
 }
 
+/// Where the batch starts: mostly where the one before it ends, but not after records were lost.
+const START: &str = "tidemill.start";
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Header {
@@ -45,6 +48,26 @@ impl OffsetEntry {
         let body = self.text_with(conf.clone());
         conf.insert(CRC32.to_owned(), Value::from(format!("{:08x}", crc32fast::hash(body.as_bytes()))));
         self.text_with(conf)
+    }
+
+    /// Did Tidemill write it?
+    pub fn is_ours(&self) -> bool {
+        self.conf.contains_key(RUN_ID)
+    }
+
+    /// Notes where the batch starts.
+    #[must_use]
+    pub fn starting_at(mut self, start: &Offsets) -> Self {
+        self.conf.insert(START.to_owned(), Value::from(start.to_string()));
+        self
+    }
+
+    /// Where the batch starts, if that is noted (Spark does not).
+    ///
+    /// # Errors
+    /// `Corrupt` for a text that is no offsets.
+    pub fn start(&self) -> Result<Option<Offsets>> {
+        self.conf.get(START).and_then(Value::as_str).map(str::parse).transpose()
     }
 
     fn text_with(&self, conf: Map<String, Value>) -> String {

@@ -17,8 +17,9 @@ pub struct Prepared {
     pub run_id: String,
     /// Staged in the output directory.
     pub files: Vec<StagedFile>,
-    /// Staged in the dead-letter directory.
+    /// Staged in the dead-letter directory `dead_letter_url`.
     pub dead_letters: Vec<StagedFile>,
+    pub dead_letter_url: String,
     pub ledger: Ledger,
     /// Of the batches since `counted_from`.
     pub totals: Ledger,
@@ -79,6 +80,7 @@ mod tests {
             run_id: "r".into(),
             files: vec![StagedFile { staged, rows: 2 }],
             dead_letters: vec![],
+            dead_letter_url: "file:///d".into(),
             ledger: Ledger::of_batch(3, 0, 1, 2),
             totals: Ledger::of_batch(9, 0, 1, 8),
             counted_from: "{\"t\":{\"0\":0}}".into(),

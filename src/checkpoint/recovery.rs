@@ -13,6 +13,8 @@ pub struct Facts {
     pub sink_log: Option<u64>,
     /// Whether the sink keeps such a log at all.
     pub keeps_sink_log: bool,
+    /// Whether Tidemill, not Spark, wrote the newest file of the offset log.
+    pub latest_is_ours: bool,
 }
 
 /// What to do first.
@@ -36,6 +38,15 @@ pub enum Decision {
 /// `Corrupt` when files are missing that the others prove to have been there; `Conflict` when the output belongs to
 /// another checkpoint. Both say what was found and what to do.
 pub fn decide(facts: &Facts) -> Result<Decision> {
+    if let (false, Some(id)) = (facts.keeps_sink_log, facts.sink_log) {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "sparkMetadata is false, but the output has a log up to batch {id}: its readers would miss new files"
+            ),
+        )
+        .help("leave sparkMetadata on for this output, or write to another path"));
+    }
     let (offsets, prepared, commits) = (facts.offsets.last(), facts.prepared.last(), facts.commits.last());
     let Some(&latest) = offsets else {
         if let Some(id) = prepared.or(commits) {
@@ -82,6 +93,16 @@ pub fn decide(facts: &Facts) -> Result<Decision> {
         return Ok(Decision::RollForward(latest));
     }
     if facts.sink_log == Some(latest) {
+        if facts.latest_is_ours {
+            // We write prepared/N before the log, so these files are not ours.
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "the output's log has batch {latest}, but this checkpoint never prepared it: another query wrote it"
+                ),
+            )
+            .help("one output, one checkpoint: give the changed query a path and a checkpointLocation of its own"));
+        }
         return Ok(Decision::CommitOnly(latest));
     }
     Ok(Decision::RunAgain(latest))
@@ -132,6 +153,7 @@ mod tests {
             commits: commits.to_vec(),
             sink_log,
             keeps_sink_log: true,
+            latest_is_ours: false,
         }
     }
 
@@ -153,6 +175,15 @@ mod tests {
         assert_eq!(decide(&facts(&[3, 4], &[], &[3, 4], Some(4))).unwrap(), Decision::Next(5));
         assert_eq!(decide(&facts(&[3, 4], &[], &[3], Some(4))).unwrap(), Decision::CommitOnly(4));
         assert_eq!(decide(&facts(&[3, 4], &[], &[3], Some(3))).unwrap(), Decision::RunAgain(4));
+    }
+
+    #[test]
+    fn a_log_of_another_query_is_never_taken_for_ours() {
+        let started = Facts { latest_is_ours: true, ..facts(&[0], &[], &[], Some(0)) };
+        assert_eq!(decide(&started).unwrap_err().kind(), ErrorKind::Conflict);
+        let unlogged = Facts { keeps_sink_log: false, ..facts(&[0], &[0], &[0], Some(0)) };
+        assert_eq!(decide(&unlogged).unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(decide(&Facts { sink_log: None, ..unlogged }).unwrap(), Decision::Next(1));
     }
 
     #[test]

@@ -34,9 +34,9 @@ pub struct QueryArgs {
     job: Vec<PathBuf>,
     #[command(flatten)]
     variables: VariableArgs,
-    /// How rows are written
-    #[arg(long, value_enum, default_value_t = OutputFormat::Table)]
-    format: OutputFormat,
+    /// How rows are written; without it, as a table, or as the name of --output ends
+    #[arg(long, value_enum)]
+    format: Option<OutputFormat>,
     /// Write the rows of the only statement that has some to this local file
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -48,8 +48,21 @@ pub struct QueryArgs {
     max_rows: usize,
 }
 
+impl QueryArgs {
+    fn format(&self) -> OutputFormat {
+        let named = || match self.output.as_ref()?.extension()?.to_str()? {
+            "csv" => Some(OutputFormat::Csv),
+            "json" => Some(OutputFormat::Json),
+            "ndjson" | "jsonl" => Some(OutputFormat::Ndjson),
+            "parquet" => Some(OutputFormat::Parquet),
+            _ => None,
+        };
+        self.format.or_else(named).unwrap_or(OutputFormat::Table)
+    }
+}
+
 pub async fn run(args: QueryArgs) -> Result<()> {
-    if args.format == OutputFormat::Parquet && args.output.is_none() {
+    if args.format() == OutputFormat::Parquet && args.output.is_none() {
         return Err(Error::invalid("--format parquet needs --output FILE"));
     }
     if let Some(url) = args.output.as_deref().and_then(Path::to_str).filter(|it| it.contains("://")) {
@@ -107,7 +120,7 @@ async fn run_script(session: &QuerySession, script: &Script, args: &QueryArgs, s
             continue;
         }
         let Some(path) = &args.output else {
-            let mut writer = ResultWriter::new(args.format, &schema, args.max_rows, stdout.clone())?;
+            let mut writer = ResultWriter::new(args.format(), &schema, args.max_rows, stdout.clone())?;
             pump(&mut rows, &mut writer).await?;
             writer.finish()?;
             continue;
@@ -116,7 +129,7 @@ async fn run_script(session: &QuerySession, script: &Script, args: &QueryArgs, s
             return Err(Error::invalid("--output takes the rows of one statement, and there are several"));
         }
         let part = PartFile::create(path)?;
-        let mut writer = ResultWriter::new(args.format, &schema, args.max_rows, BufWriter::new(&part.file))?;
+        let mut writer = ResultWriter::new(args.format(), &schema, args.max_rows, BufWriter::new(&part.file))?;
         pump(&mut rows, &mut writer).await?;
         drop(writer.finish()?);
         part.publish()?;
@@ -196,7 +209,7 @@ impl Write for Stdout {
 }
 
 /// `512MB`, `1GB`, `64KB` (powers of 1024) or a number of bytes.
-fn bytes(text: &str) -> std::result::Result<usize, String> {
+pub(super) fn bytes(text: &str) -> std::result::Result<usize, String> {
     let wanted = || format!("'{text}' is no size: write 512MB, 2GB or a number of bytes");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

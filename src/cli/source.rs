@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 use datafusion::execution::SendableRecordBatchStream;
 
-use super::job::{VariableArgs, read_job};
+use super::{
+    job::{VariableArgs, read_job},
+    query::bytes,
+};
 use crate::{
     catalog::session::SessionLimits,
     error::{Error, Result},
-    query::{QuerySession, Script},
+    query::{MEMORY_BYTES_DEFAULT, QuerySession, Script},
 };
 
 /// What to read.
@@ -18,15 +21,15 @@ pub struct SourceArgs {
     /// A query (SELECT ... or WITH ...), a table of the job, or the path of a file or directory
     pub source: String,
     /// The job file whose tables the query names
-    #[arg(long, value_name = "JOB.sql")]
+    #[arg(short, long, value_name = "JOB.sql")]
     job: Option<PathBuf>,
     #[command(flatten)]
     variables: VariableArgs,
     /// The columns of a CSV file without a header: 'timestamp TIMESTAMP, price DOUBLE' or 'timestamp:TIMESTAMP,...'
     #[arg(long, value_name = "NAME:TYPE,...")]
     columns: Option<String>,
-    /// Memory for sorts, joins and aggregates of the query, in MiB; beyond it they use the disk
-    #[arg(long, default_value_t = 256, value_name = "MIB")]
+    /// Memory for sorts, joins and aggregates of the query, e.g. 512MB; beyond it they use the disk
+    #[arg(long, value_name = "SIZE", value_parser = bytes, default_value_t = MEMORY_BYTES_DEFAULT)]
     memory_limit: usize,
 }
 
@@ -67,7 +70,7 @@ pub async fn open_query(args: &SourceArgs) -> Result<Query> {
     };
     let is_table = jobs.iter().any(|job| job.table(&args.source).is_some() || job.view(&args.source).is_some());
     // One partition keeps the rows in order, which the split and the last-value baseline depend on.
-    let session = QuerySession::new(jobs, SessionLimits { memory_bytes: args.memory_limit << 20, partitions: 1 })?;
+    let session = QuerySession::new(jobs, SessionLimits { memory_bytes: args.memory_limit, partitions: 1 })?;
     let first_word = args.source.split_whitespace().next().unwrap_or_default().to_uppercase();
     let sql = if ["SELECT", "WITH"].contains(&first_word.as_str()) {
         args.source.trim_end().trim_end_matches(';').to_owned()

@@ -72,6 +72,13 @@ pub async fn demo(options: &DemoOptions, stop: &CancellationToken) -> Result<()>
 
 fn check_directory(options: &DemoOptions) -> Result<()> {
     let directory = &options.directory;
+    if directory.to_string_lossy().contains("://") {
+        return Err(Error::invalid(format!(
+            "{} is a URL, and the demo writes to a local directory",
+            directory.display()
+        ))
+        .help("run sql/demo.sql with `tidemill stream -D DIR=...` for another store"));
+    }
     let taken = |error| {
         Error::new(ErrorKind::Invalid, format!("cannot use the directory {}", directory.display())).source_error(error)
     };

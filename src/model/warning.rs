@@ -100,7 +100,9 @@ pub(super) fn no_skill(evaluation: &Evaluation) -> Vec<Warning> {
     let baselines = [("the mean", evaluation.mean.skill), ("the value before", evaluation.last_value.skill)];
     baselines
         .into_iter()
-        .filter_map(|(baseline, skill)| Some((baseline, skill.filter(|skill| *skill <= 0.0)?)))
+        // Against a baseline without any error no skill can be computed: nothing beats it.
+        .map(|(baseline, skill)| (baseline, skill.unwrap_or(f64::NEG_INFINITY)))
+        .filter(|(_, skill)| *skill <= 0.0)
         .map(|(baseline, skill)| Warning::NoSkill { baseline, skill })
         .collect()
 }

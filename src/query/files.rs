@@ -204,6 +204,17 @@ fn partition_fields(listing: &Listing, spec: &FilesSpec) -> Result<Vec<FieldRef>
                 let find = |name: &String| pairs.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).cloned();
                 names.iter().filter_map(find).collect()
             };
+            let there = |name: &&String| {
+                all.is_empty()
+                    || all.iter().any(|(_, pairs)| pairs.iter().any(|(key, _)| key.eq_ignore_ascii_case(name)))
+            };
+            if let Some(missing) = names.iter().find(|name| !there(name)) {
+                return Err(Error::invalid(format!(
+                    "there is no directory {missing}=... below {}",
+                    listing.root.url()
+                ))
+                .help("name the columns that stand in the directories' names, as in day=2026-01-01"));
+            }
             partition::infer(&all.iter().map(|(path, pairs)| (*path, wanted(pairs))).collect::<Vec<_>>())?
         }
         None => partition::infer(&all)?,

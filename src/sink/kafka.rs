@@ -27,7 +27,7 @@ mod record;
 use context::{SinkContext, failed};
 use record::{RecordRow, RecordShape};
 
-/// The transactional producer of one query. Opening it fences an earlier one with the same `query_id`.
+/// The transactional producer of one query. `fence` stops an earlier one with the same `query_id`.
 pub struct KafkaSink {
     producer: ThreadedProducer<SinkContext>,
     /// Never subscribed: it stands for the marker's group.
@@ -84,9 +84,17 @@ impl KafkaSink {
         let marker: BaseConsumer = consumer.create().map_err(bad)?;
         let sink = Self { producer, marker: Arc::new(marker), group, topic, shape, batch: None };
         sink.check_topic().await?;
-        sink.call("a transactional producer cannot be opened", |producer| producer.init_transactions(CALL_TIMEOUT))
-            .await?;
         Ok(sink)
+    }
+
+    /// Makes this the only producer of the query: an earlier one is fenced, its open transaction aborted. Before the
+    /// first batch, and only when it is sure that the query will run.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn fence(&self) -> Result<()> {
+        self.call("a transactional producer cannot be opened", |producer| producer.init_transactions(CALL_TIMEOUT))
+            .await
     }
 
     /// The last batch whose transaction was committed, and the text that was stored with it.
@@ -221,6 +229,12 @@ impl KafkaSink {
 
     fn check_deliveries(&self) -> Result<()> {
         match self.producer.context().failure() {
+            // A fenced producer purges its queue: that it was fenced is the reason to tell.
+            Some(_) if self.producer.client().fatal_error().is_some() => {
+                let conflict =
+                    Error::new(ErrorKind::Conflict, "another instance of this query writes to the topic now");
+                Err(conflict.help("this instance stops and the other goes on; give each job a checkpoint of its own"))
+            }
             Some(error) => Err(failed(&format!("a row was not delivered to topic '{}'", self.topic), &error)),
             None => Ok(()),
         }

@@ -43,6 +43,8 @@ pub struct Reader {
 struct ReadCounts {
     summary: ReadSummary,
     bad: u64,
+    /// The plan or the dead-letter writer stopped taking rows before the end.
+    refused: bool,
 }
 
 impl Reader {
@@ -72,7 +74,7 @@ impl Reader {
             Err(error) => {
                 // Nobody listens any more only if the batch has failed already.
                 drop(rows.blocking_send(Err(error)));
-                ReadCounts::default()
+                ReadCounts { refused: true, ..ReadCounts::default() }
             }
         }
     }
@@ -86,11 +88,13 @@ impl Reader {
         let Some((_, decoder)) = self.decoder.as_mut() else {
             return Err(Error::internal("the decoder was not prepared"));
         };
-        let mut bad = 0;
+        let (mut bad, mut refused) = (0, false);
         let mut send = |decoded: Decoded| {
             bad += decoded.bad;
             let dead = decoded.dead_letters.is_none_or(|letters| dead_letters.blocking_send(letters).is_ok());
-            dead && (decoded.rows.num_rows() == 0 || rows.blocking_send(Ok(decoded.rows)).is_ok())
+            let taken = dead && (decoded.rows.num_rows() == 0 || rows.blocking_send(Ok(decoded.rows)).is_ok());
+            refused |= !taken;
+            taken
         };
         let summary = self.source.read(ranges, &mut |records| {
             let mut rest = records;
@@ -107,7 +111,7 @@ impl Reader {
         let rest = decoder.flush();
         let summary = summary?;
         send(rest?);
-        Ok(ReadCounts { summary, bad })
+        Ok(ReadCounts { summary, bad, refused })
     }
 }
 
@@ -146,8 +150,11 @@ pub async fn run_batch(
         thread.await.map_err(|error| Error::internal("the reading thread died").source_error(error))?;
     *reader = Some(taken);
     let (written, dead_letters) = (written?, dead?);
+    let ReadCounts { summary, bad, refused } = counts;
+    if refused {
+        return Err(Error::internal("the plan ended before its input: the batch is not complete"));
+    }
     crash_point("staged", work.batch);
-    let ReadCounts { summary, bad } = counts;
     let ledger = Ledger::of_batch(summary.records, summary.gaps, bad, written.rows);
     Ok(BatchResult { files: written.files, dead_letters, ledger })
 }

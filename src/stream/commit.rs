@@ -59,6 +59,7 @@ impl Committer<'_> {
             run_id: self.checkpoint.run_id.clone(),
             files: result.files,
             dead_letters: result.dead_letters,
+            dead_letter_url: self.dead_letter_store.url().to_owned(),
             ledger: result.ledger,
             totals,
             counted_from: before.counted_from.to_string(),
@@ -133,24 +134,24 @@ async fn publish_counted(store: &Store, files: &[StagedFile], batch: u64) -> Res
 }
 
 async fn log(file: &FileOutput, batch: u64, files: &[SinkFile]) -> Result<()> {
-    match &file.log {
-        Some(log) => log.add(batch, files).await,
-        None => Ok(()),
-    }
+    if file.keeps_log { file.log.add(batch, files).await } else { Ok(()) }
 }
 
 /// What a Kafka transaction says of its batch: the ledger, so that recovery needs no second run.
+/// Kafka keeps at most 4096 bytes, so what grows with the partitions stays out: recovery knows it.
 fn marker(prepared: &Prepared) -> Result<String> {
-    prepared.to_text()
+    Prepared { counted_from: String::new(), ..prepared.clone() }.to_text()
 }
 
 /// The batch that a committed transaction describes.
 ///
 /// # Errors
 /// `Conflict` if the text is not of this batch.
-pub fn from_marker(batch: u64, text: &str) -> Result<Prepared> {
-    let prepared = Prepared::parse(text).map_err(|error| error.context("the marker of the last Kafka transaction"))?;
+pub fn from_marker(batch: u64, text: &str, counted_from: &Offsets) -> Result<Prepared> {
+    let mut prepared =
+        Prepared::parse(text).map_err(|error| error.context("the marker of the last Kafka transaction"))?;
     if prepared.batch_id == batch {
+        prepared.counted_from = counted_from.to_string();
         return Ok(prepared);
     }
     Err(Error::new(

@@ -12,7 +12,7 @@ use super::{
     trigger::Trigger,
 };
 use crate::{
-    catalog::Job,
+    catalog::{Connector, Insert, Job},
     checkpoint::Ledger,
     error::{Error, Result},
 };
@@ -36,6 +36,13 @@ pub async fn launch(job: &Job, options: &StreamOptions, stop: &CancellationToken
             .help(
                 "add INSERT INTO <sink table> SELECT ... FROM <kafka table>; or use `tidemill query --job` to read",
             ));
+    }
+    let on_screen =
+        |insert: &&Insert| matches!(job.table(&insert.target).map(|t| &t.connector), Some(Connector::Console(_)));
+    if let (ProgressFormat::Json, Some(insert)) = (options.progress, job.inserts.iter().find(on_screen)) {
+        return Err(Error::invalid("--progress json and a console table would share the standard output")
+            .at(insert.place.clone())
+            .help("use --progress-log FILE for the JSON"));
     }
     let reporter = std::sync::Arc::new(Reporter::new(options.progress, options.progress_log.clone())?);
     // All are opened before one is run: a mistake in the second must not let the first begin.

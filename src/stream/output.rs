@@ -31,8 +31,9 @@ pub enum Output {
 pub struct FileOutput {
     pub store: Store,
     pub sink: FileSink,
-    /// `None` with `sparkMetadata = 'false'`.
-    pub log: Option<SparkLog>,
+    pub log: SparkLog,
+    /// False with `sparkMetadata = 'false'`: then there must be no log.
+    pub keeps_log: bool,
 }
 
 impl std::fmt::Debug for Output {
@@ -51,8 +52,8 @@ impl Output {
             Connector::File(file) => {
                 let store = Store::open(&file.path).await?;
                 let sink = FileSink::new(store.clone(), file, schema.clone())?;
-                let log = file.spark_metadata.then(|| SparkLog::new(store.clone()));
-                Ok(Self::File(Box::new(FileOutput { store, sink, log })))
+                let log = SparkLog::new(store.clone());
+                Ok(Self::File(Box::new(FileOutput { store, sink, log, keeps_log: file.spark_metadata })))
             }
             Connector::Kafka(kafka) => {
                 let sink = KafkaSink::open(kafka, schema.clone(), &checkpoint.query_id).await?;
@@ -64,7 +65,7 @@ impl Output {
 
     /// Does it keep a log of committed files?
     pub fn keeps_log(&self) -> bool {
-        matches!(self, Self::File(file) if file.log.is_some())
+        matches!(self, Self::File(file) if file.keeps_log)
     }
 
     /// The newest batch in that log.
@@ -73,10 +74,7 @@ impl Output {
     /// The store's.
     pub async fn latest_logged(&self) -> Result<Option<u64>> {
         match self {
-            Self::File(file) => match &file.log {
-                Some(log) => log.latest().await,
-                None => Ok(None),
-            },
+            Self::File(file) => file.log.latest().await,
             _ => Ok(None),
         }
     }

@@ -158,8 +158,10 @@ impl BatchPlan {
         rows: Receiver<Result<RecordBatch>>,
     ) -> Result<(SendableRecordBatchStream, Option<Receiver<Result<RecordBatch>>>)> {
         self.input.lock().rows = Some(rows);
-        let stream = datafusion::physical_plan::execute_stream(Arc::clone(&self.physical), Arc::clone(&self.task))?;
-        Ok((stream, self.input.lock().rows.take()))
+        let stream = datafusion::physical_plan::execute_stream(Arc::clone(&self.physical), Arc::clone(&self.task));
+        // Taken also after an error: a receiver that stayed here would block the reading thread for ever.
+        let unread = self.input.lock().rows.take();
+        Ok((stream?, unread))
     }
 }
 

@@ -52,6 +52,8 @@ pub struct StreamingQuery {
     dead_letter_sink: FileSink,
     /// Where the next batch starts.
     position: Offsets,
+    /// Where the last one ended: the same, unless records were lost in between.
+    ended: Offsets,
     next_batch: u64,
     totals: Totals,
     watermark_ms: i64,
@@ -89,6 +91,7 @@ impl StreamingQuery {
             dead_letter_store,
             dead_letter_sink,
             position: Offsets::default(),
+            ended: Offsets::default(),
             next_batch: 0,
             totals: Totals::default(),
             watermark_ms: 0,
@@ -133,17 +136,24 @@ impl StreamingQuery {
     async fn recover(&mut self, reporter: &Reporter) -> Result<()> {
         let decision = self.decide().await?;
         tracing::info!(query = self.name, ?decision, "recovery");
+        self.fence(decision).await?;
         match decision {
             Decision::Fresh => {
                 let fresh = self.source()?.starting_offsets().await?;
                 self.position = self.checkpoint.initial_offsets(&fresh).await?;
                 self.totals.counted_from = self.position.clone();
+                self.ended = self.position.clone();
             }
             Decision::Next(batch) => self.stand_after(batch - 1).await?,
             Decision::RunAgain(batch) => self.run_again(batch, reporter).await?,
             Decision::RollForward(batch) => {
                 let prepared = self.checkpoint.prepared(batch).await?;
+                self.check_log(&prepared).await?;
+                let current = self.dead_letter_store.clone();
+                // The job file may name another directory by now; the batch's letters lie where it staged them.
+                self.dead_letter_store = Store::open(&prepared.dead_letter_url).await?;
                 self.finish(&prepared).await?;
+                self.dead_letter_store = current;
                 self.stand_after(batch).await?;
             }
             Decision::CommitOnly(batch) => {
@@ -154,11 +164,56 @@ impl StreamingQuery {
         Ok(())
     }
 
+    /// A Kafka sink becomes the query's only producer, and its topic must not be ahead of the checkpoint.
+    async fn fence(&self, decision: Decision) -> Result<()> {
+        let Output::Kafka(sink, _) = &self.output else { return Ok(()) };
+        sink.fence().await?;
+        let known = match decision {
+            Decision::Fresh => None,
+            Decision::Next(batch) => Some(batch - 1),
+            Decision::RunAgain(batch) | Decision::RollForward(batch) | Decision::CommitOnly(batch) => Some(batch),
+        };
+        match sink.committed().await? {
+            Some((committed, _)) if known.is_none_or(|known| committed > known) => Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "the topic has batch {committed} of this query, the checkpoint {} is older",
+                    self.checkpoint.url()
+                ),
+            )
+            .help("restore the newer checkpoint, or start anew with another checkpointLocation")),
+            _ => Ok(()),
+        }
+    }
+
+    /// If the sink's log has the batch already, it must be with our files: nothing is published beside another's.
+    async fn check_log(&self, prepared: &Prepared) -> Result<()> {
+        let Output::File(file) = &self.output else { return Ok(()) };
+        if file.log.latest().await?.is_none_or(|latest| latest < prepared.batch_id) {
+            return Ok(());
+        }
+        let logged = file.log.files().await?.unwrap_or_default();
+        let is_logged = |path: &String| logged.iter().any(|file| file.path == *path);
+        if prepared.files.iter().all(|file| is_logged(&file.staged.path)) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "the output's log has batch {} with other files than {} prepared",
+                prepared.batch_id,
+                self.checkpoint.url()
+            ),
+        )
+        .help("another engine went on with this checkpoint: go on there, or delete prepared/N to go on from its files"))
+    }
+
     /// Stands where a query stands that has committed `batch`.
     async fn stand_after(&mut self, batch: u64) -> Result<()> {
         let entry = self.checkpoint.offsets(batch).await?;
         self.watermark_ms = entry.watermark_ms;
         self.position = single(entry.ends)?;
+        self.ended = self.position.clone();
         self.next_batch = batch + 1;
         self.totals = self.totals_after(batch).await?;
         Ok(())
@@ -183,26 +238,21 @@ impl StreamingQuery {
                     None => self.source()?.starting_offsets().await?,
                 };
                 self.totals.counted_from = self.position.clone();
+                self.ended = self.position.clone();
             }
         }
         self.next_batch = batch;
-        if let Output::Kafka(sink, _) = &self.output {
-            match sink.committed().await? {
-                Some((committed, text)) if committed == batch => {
-                    let prepared = commit::from_marker(batch, &text)?;
-                    self.checkpoint.write_prepared(&prepared).await?;
-                    self.finish(&prepared).await?;
-                    return self.stand_after(batch).await;
-                }
-                Some((committed, _)) if committed > batch => {
-                    return Err(Error::new(
-                        ErrorKind::Conflict,
-                        format!("the topic has batch {committed} of this query, the checkpoint stands at {batch}"),
-                    )
-                    .help("the checkpoint is older than the topic: restore the newer one"));
-                }
-                _ => {}
-            }
+        if let Output::Kafka(sink, _) = &self.output
+            && let Some((committed, text)) = sink.committed().await?
+            && committed == batch
+        {
+            let prepared = commit::from_marker(batch, &text, &self.totals.counted_from)?;
+            self.checkpoint.write_prepared(&prepared).await?;
+            self.finish(&prepared).await?;
+            return self.stand_after(batch).await;
+        }
+        if let Some(start) = entry.start()? {
+            self.position = start;
         }
         let progress = self.begin_progress();
         self.run_one(&entry, progress, reporter).await
@@ -243,7 +293,8 @@ impl StreamingQuery {
                 timestamp_ms: clock::now_ms(),
                 conf: spark_conf(),
                 ends: vec![end],
-            };
+            }
+            .starting_at(&self.position);
             let step = Stopwatch::start();
             self.checkpoint.write_offsets(self.next_batch, &entry).await?;
             progress.durations.wal_commit = step.elapsed_ms();
@@ -285,9 +336,10 @@ impl StreamingQuery {
         let owner = commit::owner(&self.checkpoint, batch);
         let work = BatchWork { batch, timestamp_ms: entry.timestamp_ms, ranges: &ranges, owner: &owner };
         let step = Stopwatch::start();
-        let mut result =
-            run_batch(&mut self.reader, &self.plan, &mut self.output, &self.dead_letter_sink, &work).await?;
-        result.ledger.gaps += lost.offsets;
+        let result = run_batch(&mut self.reader, &self.plan, &mut self.output, &self.dead_letter_sink, &work).await;
+        let mut result = result.map_err(|error| in_batch(error, batch, &ranges))?;
+        result.ledger.gaps += lost.offsets + self.ended.count_to(&start);
+        result.ledger.rewound += start.count_to(&self.ended);
         progress.durations.add_batch = step.elapsed_ms();
         let step = Stopwatch::start();
         let totals = self.totals.clone();
@@ -300,6 +352,7 @@ impl StreamingQuery {
         }
         self.totals.ledger = prepared.totals;
         self.position = end.clone();
+        self.ended = end.clone();
         self.next_batch = batch + 1;
         progress.durations.trigger_execution =
             whole.elapsed_ms() + progress.durations.latest_offset + progress.durations.wal_commit;
@@ -330,8 +383,14 @@ impl StreamingQuery {
         if !due {
             return Ok((start.ranges(end), Lost::default()));
         }
-        let (sentences, from) = self.source()?.check_data_loss(start).await?;
+        let (sentences, mut from) = self.source()?.check_data_loss(start).await?;
         self.last_loss_check = Some(Stopwatch::start());
+        for range in start.ranges(end) {
+            // A topic that was created again: the announced range is of the old one, the next batch reads the new.
+            if from.get(&range.topic, range.partition).is_none_or(|from| from < range.start) {
+                from.set(&range.topic, range.partition, range.end);
+            }
+        }
         let lost = start.count_to(end).saturating_sub(from.count_to(end));
         Ok((from.ranges(end), Lost { sentences, offsets: lost }))
     }
@@ -370,6 +429,17 @@ struct Lost {
 /// Does a partition end before the place up to which it was read, or is it gone?
 fn goes_back(position: &Offsets, latest: &Offsets) -> bool {
     position.iter().any(|(topic, partition, offset)| latest.get(topic, partition).is_none_or(|end| end < offset))
+}
+
+/// An error of the data says which records it may be about.
+fn in_batch(error: Error, batch: u64, ranges: &[OffsetRange]) -> Error {
+    const RANGES_SHOWN: usize = 4;
+    if error.kind() != ErrorKind::BadRecord {
+        return error;
+    }
+    let more = if ranges.len() > RANGES_SHOWN { ", ..." } else { "" };
+    let shown: Vec<String> = ranges.iter().take(RANGES_SHOWN).map(OffsetRange::to_string).collect();
+    error.context(format!("batch {batch}, records {}{more}", shown.join(", ")))
 }
 
 /// The one source's end.

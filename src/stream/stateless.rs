@@ -45,11 +45,11 @@ fn refusal(node: &LogicalPlan) -> Option<(String, &'static str)> {
         LogicalPlan::Join(join) if join.join_type != JoinType::Inner => ("an outer join", STORED),
         LogicalPlan::Join(_) => ("a join", STORED),
         LogicalPlan::Union(_) => ("UNION", "write one INSERT for each branch"),
+        LogicalPlan::Subquery(_) => ("a subquery in an expression", "write the values: IN (1, 2, 3)"),
         LogicalPlan::RecursiveQuery(_) => ("a recursive query", STORED),
         LogicalPlan::Projection(_)
         | LogicalPlan::Filter(_)
         | LogicalPlan::SubqueryAlias(_)
-        | LogicalPlan::Subquery(_)
         | LogicalPlan::TableScan(_)
         | LogicalPlan::EmptyRelation(_)
         | LogicalPlan::Values(_)

@@ -56,7 +56,9 @@ fn rows(values: &[&str]) -> RecordBatch {
 }
 
 async fn open(topic: &str, query: &str) -> KafkaSink {
-    KafkaSink::open(&table(topic), rows(&["x"]).schema(), query).await.unwrap()
+    let sink = KafkaSink::open(&table(topic), rows(&["x"]).schema(), query).await.unwrap();
+    sink.fence().await.unwrap();
+    sink
 }
 
 /// What a `read_committed` consumer sees, up to the end of the topic.
@@ -153,6 +155,7 @@ async fn a_batch_larger_than_the_queue() {
     let n: ArrayRef = Arc::new((0..150_000_i64).collect::<Int64Array>());
     let rows = RecordBatch::try_from_iter([("n", n)]).unwrap();
     let mut sink = KafkaSink::open(&table(&topic), rows.schema(), &query).await.unwrap();
+    sink.fence().await.unwrap();
     sink.begin(0).await.unwrap();
     sink.write(&rows).await.unwrap();
     sink.commit("").await.unwrap();
