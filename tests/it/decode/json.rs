@@ -91,7 +91,7 @@ fn value(data_type: &DataType) -> BoxedStrategy<Value> {
 pub(super) fn payload(columns: &[Column]) -> impl Strategy<Value = Vec<u8>> + use<> {
     let mut fields: Vec<_> = columns.iter().map(|column| (column.name.clone(), value(&column.data_type))).collect();
     fields.push(("unknown".to_owned(), value(&levels())));
-    fields.push(("other \"é\"".to_owned(), value(&DataType::Utf8)));
+    fields.push(("other \"\u{e9}\"".to_owned(), value(&DataType::Utf8)));
     let (names, values): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
     let count = names.len();
     let order = prop_oneof![Just((0..count).collect::<Vec<_>>()), Just((0..count).collect::<Vec<_>>()).prop_shuffle()];
