@@ -172,7 +172,7 @@ fn says_what_is_wrong() {
     let says = |(code, err): (i32, String), wanted_code: i32, wanted: &str| {
         assert!(code == wanted_code && err.contains(wanted), "{code}: {err}\nnot {wanted}");
     };
-    says(train("price.parquet", "sell_price", "volume"), 1, "there is no file or directory 'price.parquet'");
+    says(train("price.parquet", "sell_price", "volume"), 1, "there is no file to read at price.parquet");
     says(train("prices.parquet", "sell_pric", "volume"), 2, "did you mean 'sell_price'?");
     says(train("prices.parquet", "sell_price", "volume,,volatility"), 2, "empty name");
     says(train("SELECT * FROM nowhere", "sell_price", "volume"), 2, "nowhere");

@@ -7,7 +7,7 @@ use tidemill::decode::{BATCH_BYTES_MAX, ROWS_PER_BATCH};
 
 use super::*;
 
-/// The seed's record.
+/// Simulated bitcoin prices.
 fn bitcoin() -> Vec<Column> {
     let double = |name| column(name, DataType::Float64);
     vec![
@@ -190,7 +190,7 @@ proptest! {
 }
 
 #[test]
-fn reads_the_seeds_record() {
+fn reads_a_bitcoin_record() {
     let text = r#"{"timestamp": "2024-01-01T00:00:00.123456", "buy_price": 12345.67, "sell_price": 12350.01, "volume": 1234, "volatility": 2.34, "buy_price_normalized": 0.1234567890123456, "sell_price_normalized": 1.0, "volume_normalized": 0.0}"#;
     let rows = decode(&bitcoin(), &json(ParseMode::FailFast), &[text, text]).unwrap().rows;
     for row in 0..2 {
