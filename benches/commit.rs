@@ -31,6 +31,7 @@ pub fn run() {
                 dead_letters: vec![],
                 ledger,
                 totals: ledger,
+                counted_from: "{}".into(),
             };
             checkpoint.write_prepared(&prepared).await.expect("prepared");
             checkpoint.write_commit(batch, 0).await.expect("commit");

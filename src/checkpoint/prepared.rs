@@ -20,8 +20,10 @@ pub struct Prepared {
     /// Staged in the dead-letter directory.
     pub dead_letters: Vec<StagedFile>,
     pub ledger: Ledger,
-    /// Of batches 0 to N.
+    /// Of the batches since `counted_from`.
     pub totals: Ledger,
+    /// Where the totals start: at batch 0, or where a query of Spark's was taken over. Spark's offset JSON.
+    pub counted_from: String,
 }
 
 impl Prepared {
@@ -79,6 +81,7 @@ mod tests {
             dead_letters: vec![],
             ledger: Ledger::of_batch(3, 0, 1, 2),
             totals: Ledger::of_batch(9, 0, 1, 8),
+            counted_from: "{\"t\":{\"0\":0}}".into(),
         };
         let text = prepared.to_text().unwrap();
         assert_eq!(Prepared::parse(&text).unwrap(), prepared);

@@ -132,15 +132,15 @@ pub async fn query_and_model(directory: &Path) -> Result<()> {
 async fn model(session: &QuerySession, files: &str, directory: &Path) -> Result<()> {
     // What an honest model may know: the prices of the tick before, not of the same one.
     let sql = format!(
-        "SELECT sell_price, buy_price AS buy_before, volume AS volume_before, volatility AS volatility_before \
-         FROM (SELECT timestamp, lead(sell_price) OVER (ORDER BY timestamp) AS sell_price, buy_price, volume, volatility \
-               FROM '{files}') WHERE sell_price IS NOT NULL ORDER BY timestamp"
+        "SELECT sell_after, sell_price AS sell_before, buy_price AS buy_before, volume AS volume_before, volatility AS volatility_before \
+         FROM (SELECT timestamp, lead(sell_price) OVER (ORDER BY timestamp) AS sell_after, sell_price, buy_price, volume, volatility \
+               FROM '{files}') WHERE sell_after IS NOT NULL ORDER BY timestamp"
     );
     let options = TrainOptions {
         name: "demo".to_owned(),
         source: sql.clone(),
-        target: "sell_price".to_owned(),
-        features: ["buy_before", "volume_before", "volatility_before"].map(str::to_owned).to_vec(),
+        target: "sell_after".to_owned(),
+        features: ["sell_before", "buy_before", "volume_before", "volatility_before"].map(str::to_owned).to_vec(),
         seed: 42,
         test_fraction: 0.2,
         drop_redundant: true,

@@ -19,8 +19,10 @@ use rdkafka::{
 };
 
 use crate::{
+    catalog::KafkaClientOptions,
     clock::{self, Stopwatch},
     error::{Error, ErrorKind, Result},
+    kafka::producer_config,
 };
 
 /// No broker after this long is an error.
@@ -105,24 +107,31 @@ impl ProducerContext for Deliveries {
     }
 }
 
-fn client_config(options: &TopicOptions) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &options.brokers)
-        .set("client.id", "tidemill-produce")
-        .set("enable.idempotence", "true")
-        .set("acks", "all")
-        .set("compression.type", "lz4")
-        .set("linger.ms", "20")
-        .set("batch.size", "1000000")
-        .set("queue.buffering.max.kbytes", QUEUE_MAX_KBYTES.to_string())
-        .set("queue.buffering.max.messages", QUEUE_MAX_RECORDS.to_string())
+/// The user's options, checked, and our defaults where they say nothing.
+fn client_config(options: &TopicOptions) -> Result<ClientConfig> {
+    let servers = ("bootstrap.servers", options.brokers.as_str());
+    let given = options.kafka.iter().map(|(name, value)| (name.strip_prefix("kafka.").unwrap_or(name), value.as_str()));
+    let given = std::iter::once(servers).chain(given).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let given = KafkaClientOptions(given.collect());
+    let mut config = producer_config(&given)?;
+    let (kbytes, records) = (QUEUE_MAX_KBYTES.to_string(), QUEUE_MAX_RECORDS.to_string());
+    for (name, value) in [
+        ("client.id", "tidemill-produce"),
+        ("enable.idempotence", "true"),
+        ("acks", "all"),
+        ("compression.type", "lz4"),
+        ("linger.ms", "20"),
+        ("batch.size", "1000000"),
+        ("queue.buffering.max.kbytes", kbytes.as_str()),
+        ("queue.buffering.max.messages", records.as_str()),
         // The Java client's choice of partition, so that a key stays where other producers put it.
-        .set("partitioner", "murmur2_random");
-    for (name, value) in &options.kafka {
-        config.set(name.strip_prefix("kafka.").unwrap_or(name), value);
+        ("partitioner", "murmur2_random"),
+    ] {
+        if !given.0.contains_key(name) {
+            config.set(name, value);
+        }
     }
-    config
+    Ok(config)
 }
 
 impl TopicProducer {
@@ -132,7 +141,7 @@ impl TopicProducer {
     /// `Invalid` for a property that librdkafka does not take; `Unavailable` without a broker; `NotFound` for a topic
     /// that is missing and cannot be created; `PermissionDenied`.
     pub async fn open(options: &TopicOptions) -> Result<Self> {
-        let config = client_config(options);
+        let config = client_config(options)?;
         let producer: BaseProducer<Deliveries> =
             config.create_with_context(Deliveries::default()).map_err(|error| match error {
                 KafkaError::ClientConfig(_, text, name, _) => {

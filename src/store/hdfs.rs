@@ -3,7 +3,10 @@
 //! A file appears by `rename2` without overwrite, which the NameNode does atomically. The client waits for an answer
 //! for ever, so every call has a timeout here; after one the connection is thrown away, because it may be half open.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -18,7 +21,10 @@ use super::{
     hdfs_error::{self, is_not_found},
     url::{self, Location},
 };
-use crate::error::{Error, Result};
+use crate::{
+    clock,
+    error::{Error, Result},
+};
 
 /// Bytes given to the DataNode's pipeline in one timed call. Behind it hdfs-native queues at most 200 packets of 64 KiB
 /// for each open file.
@@ -122,7 +128,7 @@ impl Hdfs {
         // What has this name is a temporary of a dead owner, perhaps with its lease: both go.
         let options = WriteOptions::default().overwrite(true);
         match self.call(self.client().create(&path, options)).await {
-            Ok(file) => Ok(HdfsWriter { connection: Arc::clone(&self.connection), path, file }),
+            Ok(file) => Ok(HdfsWriter { connection: Arc::clone(&self.connection), path, file, written_bytes: 0 }),
             Err(error) => Err(self.error("create", &path, &error)),
         }
     }
@@ -279,17 +285,23 @@ impl Connection {
     }
 }
 
+/// When a close that is not done yet is looked at, and how seldom while bytes are still on their way.
+const CLOSE_LOOK: Duration = Duration::from_millis(2);
+const CLOSE_LOOK_MAX: Duration = Duration::from_millis(200);
+
 /// Writes one file; not visible under its final name until it is renamed.
 pub(super) struct HdfsWriter {
     connection: Arc<Connection>,
     path: String,
     file: FileWriter,
+    written_bytes: usize,
 }
 
 impl HdfsWriter {
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
         while !bytes.is_empty() {
             let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
+            self.written_bytes += chunk.len();
             if let Err(error) = self.connection.call(self.file.write(chunk)).await {
                 return Err(self.connection.error("write", &self.path, &error));
             }
@@ -299,8 +311,35 @@ impl HdfsWriter {
 
     /// Waits until the DataNodes and the NameNode have all of it.
     async fn close(mut self) -> Result<()> {
-        let closed = self.connection.call(self.file.close()).await;
+        let connection = Arc::clone(&self.connection);
+        let closed = connection.call(self.close_soon()).await;
         closed.map_err(|error| self.connection.error("close", &self.path, &error))
+    }
+
+    /// Closes without the client's half-second pause.
+    ///
+    /// The NameNode refuses to complete a file until a DataNode has reported its last block, which mostly comes a
+    /// millisecond too late; the client then sleeps 500 ms before it asks again. So a close that takes long is looked
+    /// at: once the NameNode says that the file has all the bytes, the last block is committed and only that sleep is
+    /// left. Then the close is dropped and called again, which asks again and sends nothing else. Before, it must not
+    /// be dropped: it may still be sending.
+    async fn close_soon(&mut self) -> hdfs_native::Result<()> {
+        let (mut pause, mut committed) = (CLOSE_LOOK, false);
+        loop {
+            let mut close = std::pin::pin!(self.file.close());
+            loop {
+                tokio::select! {
+                    closed = &mut close => return closed.or_else(|error| closed_before(error, committed)),
+                    () = clock::sleep(pause) => {}
+                }
+                if committed {
+                    break;
+                }
+                let status = self.connection.client().get_file_info(&self.path).await?;
+                committed = status.length == self.written_bytes;
+                pause = if committed { CLOSE_LOOK } else { (pause * 2).min(CLOSE_LOOK_MAX) };
+            }
+        }
     }
 
     /// Closes the file and asks the NameNode for its size.
@@ -311,6 +350,14 @@ impl HdfsWriter {
             Ok(status) => Ok(status.length as u64),
             Err(error) => Err(connection.error("close", &path, &error)),
         }
+    }
+}
+
+/// An answer that was dropped on its way: the file is closed already, and has all its bytes.
+fn closed_before(error: HdfsError, committed: bool) -> hdfs_native::Result<()> {
+    match &error {
+        HdfsError::RPCError(class, _) if committed && class.ends_with("LeaseExpiredException") => Ok(()),
+        _ => Err(error),
     }
 }
 

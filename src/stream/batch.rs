@@ -93,8 +93,15 @@ impl Reader {
             dead && (decoded.rows.num_rows() == 0 || rows.blocking_send(Ok(decoded.rows)).is_ok())
         };
         let summary = self.source.read(ranges, &mut |records| {
-            decoder.push(records)?;
-            Ok(!decoder.is_full() || send(decoder.flush()?))
+            let mut rest = records;
+            while !rest.is_empty() {
+                let taken = decoder.push_until_full(rest)?;
+                rest = rest.get(taken..).unwrap_or_default();
+                if decoder.is_full() && !send(decoder.flush()?) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
         });
         // Also after an error: what is half decoded must not leak into the next batch.
         let rest = decoder.flush();

@@ -9,6 +9,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     fault::crash_point,
     sink::{StagedFile, spark_log::SinkFile},
+    source::Offsets,
     store::{Staged, Store},
 };
 
@@ -28,6 +29,13 @@ fn is_left_over(owner: &str, query_id: &str, batch: u64) -> bool {
     id.is_some_and(|id| id <= batch)
 }
 
+/// The counts so far, and where they start.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    pub ledger: Ledger,
+    pub counted_from: Offsets,
+}
+
 /// Everything that making a batch visible needs.
 #[derive(Debug)]
 pub struct Committer<'a> {
@@ -43,7 +51,8 @@ impl Committer<'_> {
     ///
     /// # Errors
     /// `Conflict` if another instance fixed it first; the store's.
-    pub async fn prepare(&mut self, batch: u64, result: BatchResult, mut totals: Ledger) -> Result<Prepared> {
+    pub async fn prepare(&mut self, batch: u64, result: BatchResult, before: &Totals) -> Result<Prepared> {
+        let mut totals = before.ledger;
         totals += result.ledger;
         let prepared = Prepared {
             batch_id: batch,
@@ -52,6 +61,7 @@ impl Committer<'_> {
             dead_letters: result.dead_letters,
             ledger: result.ledger,
             totals,
+            counted_from: before.counted_from.to_string(),
         };
         match self.output {
             // The rows and the marker become visible together; after that the batch can only be rolled forward.

@@ -1,12 +1,13 @@
 //! The engine: plan, run and commit one micro-batch after another.
 //!
-//! `launch.rs` starts every INSERT of a job file as a `query.rs` of its own; `plan.rs` makes the bounded DataFusion
+//! `launch.rs` starts every INSERT of a job file as a `query.rs` of its own, `describe.rs` only checks them; `plan.rs` makes the bounded DataFusion
 //! plan and `stateless.rs` refuses what one batch alone cannot answer; `batch.rs` runs it (source -> decode -> plan ->
 //! output); `output.rs` is where rows go; `commit.rs` makes them visible; `trigger.rs` says when and how much;
 //! `progress.rs` tells the user.
 
 mod batch;
 mod commit;
+mod describe;
 mod launch;
 mod output;
 mod plan;
@@ -15,6 +16,7 @@ mod query;
 mod stateless;
 mod trigger;
 
-pub use launch::{StreamOptions, describe, launch};
+pub use describe::describe;
+pub use launch::{StreamOptions, launch};
 pub use progress::{ProgressFormat, QueryProgress};
 pub use trigger::Trigger;

@@ -5,7 +5,7 @@ use std::io::Write;
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
 use crate::{
-    catalog::{Compression, Connector, FileFormat, FileTable, Table},
+    catalog::{Compression, Connector, FileFormat, FileTable, Insert, Job, Table},
     checkpoint::{Checkpoint, Fingerprint},
     decode::dead_letter,
     error::{Error, Result},
@@ -201,4 +201,24 @@ pub fn fingerprint(source: &str, output: &Output, schema: &SchemaRef, select: &s
         columns: schema.fields().iter().map(column).collect(),
         select: select.to_owned(),
     }
+}
+
+/// The sink's checkpoint; `None` for a console, whose offsets need not outlive the process.
+///
+/// # Errors
+/// `Invalid`, at the table, for a sink that needs one and has none.
+pub fn checkpoint_location(job: &Job, insert: &Insert) -> Result<Option<String>> {
+    let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
+    let location = match &sink.connector {
+        Connector::File(file) => file.checkpoint_location.clone(),
+        Connector::Kafka(kafka) => kafka.checkpoint_location.clone(),
+        Connector::Console(console) => return Ok(console.checkpoint_location.clone()),
+    };
+    location.map(Some).ok_or_else(|| missing_checkpoint(sink))
+}
+
+fn missing_checkpoint(sink: &Table) -> Error {
+    Error::invalid(format!("the table {} has no checkpointLocation", sink.name))
+        .at(sink.place.clone())
+        .help("add checkpointLocation = '...' to its WITH: a directory of its own for each INSERT")
 }

@@ -6,8 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     batch::{BatchWork, Reader, run_batch},
-    commit::{self, Committer},
-    launch::print_schema,
+    commit::{self, Committer, Totals},
     output::{self, Output},
     plan::QueryPlan,
     progress::{QueryProgress, Reporter},
@@ -21,7 +20,6 @@ use crate::{
         spark_conf,
     },
     clock::{self, Stopwatch},
-    decode::RecordDecoder,
     error::{Error, ErrorKind, Result},
     fault::crash_point,
     sink::file::FileSink,
@@ -55,7 +53,7 @@ pub struct StreamingQuery {
     /// Where the next batch starts.
     position: Offsets,
     next_batch: u64,
-    totals: Ledger,
+    totals: Totals,
     watermark_ms: i64,
     /// Temporaries of an earlier run may lie about.
     sweep: bool,
@@ -92,7 +90,7 @@ impl StreamingQuery {
             dead_letter_sink,
             position: Offsets::default(),
             next_batch: 0,
-            totals: Ledger::default(),
+            totals: Totals::default(),
             watermark_ms: 0,
             sweep: true,
             last_loss_check: None,
@@ -100,67 +98,6 @@ impl StreamingQuery {
         };
         query.check_identity(insert).await?;
         Ok(query)
-    }
-
-    /// Checks what `open` checks, but writes nothing and fences nobody, and says where the query stands.
-    ///
-    /// # Errors
-    /// As `open`.
-    pub async fn describe(job: &Job, insert: &Insert, checkpoint_location: Option<&str>) -> Result<String> {
-        let plan = QueryPlan::new(job, insert).await?;
-        let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
-        let Connector::Kafka(table) = &plan.source.connector else {
-            return Err(Error::internal("the source is no Kafka table"));
-        };
-        plan.source.check_stream()?;
-        let projection = plan.batch(clock::now_ms()).await?.projection;
-        RecordDecoder::new(&plan.source.columns, &projection, &table.decode)?;
-        let source = KafkaSource::open(table).await?;
-        let mut stands = "new: starts at startingOffsets".to_owned();
-        let mut start = None;
-        if let Some(location) = checkpoint_location {
-            let store = Store::open(location).await?;
-            let checkpoint = Checkpoint::open_read_only(store).await?;
-            let mut facts = checkpoint.facts().await?;
-            let mut output_name = None;
-            if let Connector::File(file) = &sink.connector {
-                let output = Output::open(sink, plan.schema(), &checkpoint).await?;
-                (facts.keeps_sink_log, facts.sink_log) = (file.spark_metadata, output.latest_logged().await?);
-                output_name = Some(output);
-            }
-            let decision = decide(&facts).map_err(|error| error.context(format!("checkpoint {location}")))?;
-            if let Some(output) = output_name {
-                let fingerprint = output::fingerprint(
-                    source.description(),
-                    &output,
-                    plan.schema(),
-                    &insert.select.mask(insert.select.sql()),
-                );
-                checkpoint.compare_fingerprint(u64::MAX, &fingerprint).await?;
-            }
-            if let Some(&latest) = facts.offsets.last() {
-                start = Some(single(checkpoint.offsets(latest).await?.ends)?);
-                stands = format!("{decision:?}");
-            }
-        }
-        let start = match start {
-            Some(start) => start,
-            None => source.starting_offsets().await?,
-        };
-        let waiting = start.count_to(&source.latest_offsets().await?);
-        let decoded: Vec<&str> = projection.iter().map(|index| plan.source.columns[*index].name.as_str()).collect();
-        Ok(format!(
-            "query {}.{}\nsource {} ({waiting} records waiting), decodes {}\n{}sink {}\n{}plan\n{}\ncheckpoint {} ({stands})\n",
-            job.name,
-            insert.target,
-            source.description(),
-            decoded.join(", "),
-            print_schema(&plan.source.schema()),
-            insert.target,
-            print_schema(plan.schema()),
-            plan.display()?,
-            checkpoint_location.unwrap_or("in a temporary directory"),
-        ))
     }
 
     async fn check_identity(&mut self, insert: &Insert) -> Result<()> {
@@ -190,7 +127,7 @@ impl StreamingQuery {
     pub async fn run(mut self, trigger: Trigger, stop: &CancellationToken, reporter: &Reporter) -> Result<Ledger> {
         self.recover(reporter).await.map_err(|error| error.context(&self.name))?;
         self.run_triggers(trigger, stop, reporter).await.map_err(|error| error.context(&self.name))?;
-        Ok(self.totals)
+        Ok(self.totals.ledger)
     }
 
     async fn recover(&mut self, reporter: &Reporter) -> Result<()> {
@@ -200,6 +137,7 @@ impl StreamingQuery {
             Decision::Fresh => {
                 let fresh = self.source()?.starting_offsets().await?;
                 self.position = self.checkpoint.initial_offsets(&fresh).await?;
+                self.totals.counted_from = self.position.clone();
             }
             Decision::Next(batch) => self.stand_after(batch - 1).await?,
             Decision::RunAgain(batch) => self.run_again(batch, reporter).await?,
@@ -226,12 +164,13 @@ impl StreamingQuery {
         Ok(())
     }
 
-    /// A checkpoint that Spark wrote has no ledger: the count starts here.
-    async fn totals_after(&self, batch: u64) -> Result<Ledger> {
-        if self.checkpoint.facts().await?.prepared.contains(&batch) {
-            return Ok(self.checkpoint.prepared(batch).await?.totals);
+    /// A checkpoint that Spark wrote has no ledger: the count starts where it is taken over.
+    async fn totals_after(&self, batch: u64) -> Result<Totals> {
+        if !self.checkpoint.facts().await?.prepared.contains(&batch) {
+            return Ok(Totals { ledger: Ledger::default(), counted_from: self.position.clone() });
         }
-        Ok(Ledger::default())
+        let prepared = self.checkpoint.prepared(batch).await?;
+        Ok(Totals { ledger: prepared.totals, counted_from: prepared.counted_from.parse()? })
     }
 
     async fn run_again(&mut self, batch: u64, reporter: &Reporter) -> Result<()> {
@@ -243,6 +182,7 @@ impl StreamingQuery {
                     Some(offsets) => offsets,
                     None => self.source()?.starting_offsets().await?,
                 };
+                self.totals.counted_from = self.position.clone();
             }
         }
         self.next_batch = batch;
@@ -350,15 +290,15 @@ impl StreamingQuery {
         result.ledger.gaps += lost.offsets;
         progress.durations.add_batch = step.elapsed_ms();
         let step = Stopwatch::start();
-        let totals = self.totals;
-        let prepared = self.committer().prepare(batch, result, totals).await?;
+        let totals = self.totals.clone();
+        let prepared = self.committer().prepare(batch, result, &totals).await?;
         self.finish(&prepared).await?;
         progress.durations.commit_offsets = step.elapsed_ms();
         if let Err(error) = self.source()?.commit_group_offsets(&end).await {
             // For tools that show a group's lag only; our own place is in the checkpoint.
             reporter.warn(&self.name, &error.context("the consumer group's offsets stay behind").to_string());
         }
-        self.totals = prepared.totals;
+        self.totals.ledger = prepared.totals;
         self.position = end.clone();
         self.next_batch = batch + 1;
         progress.durations.trigger_execution =
@@ -432,7 +372,11 @@ fn goes_back(position: &Offsets, latest: &Offsets) -> bool {
     position.iter().any(|(topic, partition, offset)| latest.get(topic, partition).is_none_or(|end| end < offset))
 }
 
-fn single(mut ends: Vec<Offsets>) -> Result<Offsets> {
+/// The one source's end.
+///
+/// # Errors
+/// `Corrupt` for a log of a query with several sources.
+pub fn single(mut ends: Vec<Offsets>) -> Result<Offsets> {
     match (ends.pop(), ends.is_empty()) {
         (Some(end), true) => Ok(end),
         _ => Err(Error::corrupt("the offset log has several sources, this query has one")

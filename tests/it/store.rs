@@ -3,6 +3,8 @@
 mod away;
 mod s3_server;
 
+pub use s3_server::S3Server;
+
 use std::{
     any::Any,
     collections::BTreeSet,

@@ -1,10 +1,12 @@
 //! The streaming job, from the real Kafka to the real HDFS, by the real binary.
 
 use serde_json::Value;
+use tidemill::store::Store;
 
 use crate::support::{
     hdfs,
-    job::{JobText, TestJob, prices, send},
+    job::{JobText, TestJob, prices, send, visible_files},
+    kafka,
     kafka::create_topic,
     signal,
 };
@@ -137,4 +139,102 @@ async fn now_is_the_batch_time_and_kafka_columns_can_be_selected() {
     send(&job.topic, 1, &prices(5..7).0);
     job.run();
     assert_eq!(job.lines().await, ["5,1,0,true", "6,1,1,true"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_job_writes_to_s3_and_survives_kill_9() {
+    let server = crate::store::S3Server::start().await;
+    let text = JobText { source: ", maxOffsetsPerTrigger = 100", ..JobText::default() };
+    let job = TestJob::new(Some("s3://bucket/jobs"), &text);
+    create_topic(&job.topic, 1).await;
+    let (records, lines) = prices(0..500);
+    send(&job.topic, 0, &records);
+    let run = |crash: &str| {
+        let mut command = job.command(&["--available-now"]);
+        command.envs(server.options().aws).env("TIDEMILL_CRASH", crash).output().unwrap()
+    };
+    for crash in ["staged:0", "prepared:1", "publishing:2", "logged:3"] {
+        let output = run(crash);
+        assert!(!output.status.success(), "{crash}");
+    }
+    let output = run("");
+    assert!(output.status.success(), "{}", string(&output.stderr));
+    let store = Store::open_with(&job.output, &server.options()).await.unwrap();
+    let mut found: Vec<String> = visible_files(&store)
+        .await
+        .values()
+        .flat_map(|bytes| string(bytes).lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    found.sort();
+    assert_eq!(found, lines);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_to_kafka_is_exactly_once_across_kill_9() {
+    let job = TestJob::new(None, &JobText::default());
+    let target = format!("{}-out", job.topic);
+    create_topic(&job.topic, 1).await;
+    create_topic(&target, 1).await;
+    let sql = format!(
+        "CREATE TABLE prices (id BIGINT, price DOUBLE) WITH (connector = 'kafka', 'kafka.bootstrap.servers' = '{0}',
+           subscribe = '{1}', startingOffsets = 'earliest', format = 'json', maxOffsetsPerTrigger = 100);
+         CREATE TABLE copies WITH (connector = 'kafka', 'kafka.bootstrap.servers' = '{0}', topic = '{target}',
+           checkpointLocation = '{2}');
+         INSERT INTO copies SELECT CAST(id AS VARCHAR) AS value FROM prices WHERE id <> 7;",
+        kafka(),
+        job.topic,
+        job.checkpoint()
+    );
+    std::fs::write(&job.file, sql).unwrap();
+    send(&job.topic, 0, &prices(0..400).0);
+    for crash in ["staged:0", "transaction:1", "prepared:2", "committed:3"] {
+        let output = job.command(&["--available-now"]).env("TIDEMILL_CRASH", crash).output().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(9), "{crash}: {output:?}");
+    }
+    job.run();
+    let sql = format!(
+        "CREATE TABLE copies (value BINARY METADATA) WITH (connector = 'kafka', 'kafka.bootstrap.servers' = '{}',
+           subscribe = '{target}', format = 'raw');",
+        kafka()
+    );
+    std::fs::write(&job.file, sql).unwrap();
+    let select = "SELECT count(*) AS n, count(DISTINCT value) AS d, min(CAST(value AS VARCHAR)) AS first FROM copies";
+    let mut query = std::process::Command::new(crate::support::tidemill());
+    let output = query.args(["query", "--format", "csv", "--job"]).arg(&job.file).arg(select).output().unwrap();
+    assert_eq!(string(&output.stdout), "n,d,first\n399,399,0\n", "{}", string(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn takes_over_from_spark_where_it_stopped() {
+    let job = TestJob::new(None, &JobText::default());
+    create_topic(&job.topic, 1).await;
+    let (records, lines) = prices(0..25);
+    send(&job.topic, 0, &records);
+    // What Spark 3.5 leaves after a batch of ten records.
+    let write = |path: String, content: String| {
+        std::fs::create_dir_all(std::path::Path::new(&path).parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    };
+    let (checkpoint, output, topic) = (job.checkpoint(), &job.output, &job.topic);
+    let data: String = (0..10).map(|id| format!("{id},{id}.5\n")).collect();
+    let file = format!("{output}/part-00000-3f584345-25bd-46ca-bba9-322fb20734a2-c000.csv");
+    let entry = format!(
+        "v1\n{{\"path\":\"file://{file}\",\"size\":{},\"isDir\":false,\"modificationTime\":1795226946197,\
+         \"blockReplication\":1,\"blockSize\":33554432,\"action\":\"add\"}}",
+        data.len()
+    );
+    write(file, data);
+    write(format!("{output}/_spark_metadata/0"), entry);
+    write(format!("{checkpoint}/metadata"), "{\"id\":\"ef782226-b59b-4283-a161-d0b6838ef648\"}".to_owned());
+    write(format!("{checkpoint}/sources/0/0"), format!("\0v1\n{{\"{topic}\":{{\"0\":0}}}}"));
+    let header = "{\"batchWatermarkMs\":0,\"batchTimestampMs\":1795225122869,\"conf\":{}}";
+    write(format!("{checkpoint}/offsets/0"), format!("v1\n{header}\n{{\"{topic}\":{{\"0\":10}}}}"));
+    write(format!("{checkpoint}/commits/0"), "v1\n{\"nextBatchWatermarkMs\":0}".to_owned());
+    job.run();
+    assert_eq!(job.lines().await, lines);
+    assert_eq!(job.logged_lines().await, lines);
+    let (ok, verdict) = job.verify();
+    assert!(ok && verdict.contains("15 written beside 10 that Spark wrote"), "{verdict}");
+    let metadata = std::fs::read_to_string(format!("{checkpoint}/metadata")).unwrap();
+    assert!(metadata.contains("ef782226"), "the query's identity stays");
 }

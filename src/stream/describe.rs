@@ -1,0 +1,162 @@
+//! A job, checked and described without running it.
+
+use std::fmt::Write as _;
+
+use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
+
+use super::{
+    output::{self, Output, checkpoint_location},
+    plan::QueryPlan,
+    query::single,
+};
+use crate::{
+    catalog::{Connector, Insert, Job},
+    checkpoint::{Checkpoint, recovery::decide},
+    clock,
+    decode::RecordDecoder,
+    error::{Error, Result},
+    source::KafkaSource,
+    store::Store,
+};
+
+/// Checks everything that can be checked without running a batch, and describes each query: schemas, plan, where it
+/// stands. Writes nothing.
+///
+/// # Errors
+/// As `launch`, before its first batch.
+pub async fn describe(job: &Job) -> Result<String> {
+    let mut text = String::new();
+    for insert in &job.inserts {
+        let location = checkpoint_location(job, insert)?;
+        let description = describe_insert(job, insert, location.as_deref()).await?;
+        text.push_str(&description);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// The schema as Spark's `printSchema` shows it.
+pub fn print_schema(schema: &SchemaRef) -> String {
+    let mut text = "root\n".to_owned();
+    for field in schema.fields() {
+        print_field(&mut text, field, 1);
+    }
+    text
+}
+
+fn print_field(text: &mut String, field: &Field, depth: usize) {
+    let (indent, nullable) = (" |   ".repeat(depth - 1), field.is_nullable());
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{indent} |-- {}: {} (nullable = {nullable})", field.name(), spark_type(field.data_type()));
+    match field.data_type() {
+        DataType::Struct(fields) => fields.iter().for_each(|field| print_field(text, field, depth + 1)),
+        DataType::List(item) | DataType::LargeList(item) => {
+            if let DataType::Struct(fields) = item.data_type() {
+                fields.iter().for_each(|field| print_field(text, field, depth + 1));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn spark_type(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Boolean => "boolean".into(),
+        DataType::Int8 => "byte".into(),
+        DataType::Int16 => "short".into(),
+        DataType::Int32 => "integer".into(),
+        DataType::Int64 => "long".into(),
+        DataType::Float32 => "float".into(),
+        DataType::Float64 => "double".into(),
+        DataType::Utf8 => "string".into(),
+        DataType::Binary => "binary".into(),
+        DataType::Date32 => "date".into(),
+        DataType::Timestamp(TimeUnit::Microsecond, None) => "timestamp_ntz".into(),
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => "timestamp".into(),
+        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        DataType::Struct(_) => "struct".into(),
+        DataType::List(item) => format!("array<{}>", spark_type(item.data_type())),
+        other => other.to_string(),
+    }
+}
+
+/// Checks what `open` checks, but writes nothing and fences nobody, and says where the query stands.
+///
+/// # Errors
+/// As `open`.
+async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option<&str>) -> Result<String> {
+    let plan = QueryPlan::new(job, insert).await?;
+    let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
+    let Connector::Kafka(table) = &plan.source.connector else {
+        return Err(Error::internal("the source is no Kafka table"));
+    };
+    plan.source.check_stream()?;
+    let projection = plan.batch(clock::now_ms()).await?.projection;
+    RecordDecoder::new(&plan.source.columns, &projection, &table.decode)?;
+    let source = KafkaSource::open(table).await?;
+    let mut stands = "new: starts at startingOffsets".to_owned();
+    let mut start = None;
+    if let Some(location) = checkpoint_location {
+        let store = Store::open(location).await?;
+        let checkpoint = Checkpoint::open_read_only(store).await?;
+        let mut facts = checkpoint.facts().await?;
+        let mut output_name = None;
+        if let Connector::File(file) = &sink.connector {
+            let output = Output::open(sink, plan.schema(), &checkpoint).await?;
+            (facts.keeps_sink_log, facts.sink_log) = (file.spark_metadata, output.latest_logged().await?);
+            output_name = Some(output);
+        }
+        let decision = decide(&facts).map_err(|error| error.context(format!("checkpoint {location}")))?;
+        if let Some(output) = output_name {
+            let fingerprint = output::fingerprint(
+                source.description(),
+                &output,
+                plan.schema(),
+                &insert.select.mask(insert.select.sql()),
+            );
+            checkpoint.compare_fingerprint(u64::MAX, &fingerprint).await?;
+        }
+        if let Some(&latest) = facts.offsets.last() {
+            start = Some(single(checkpoint.offsets(latest).await?.ends)?);
+            stands = format!("{decision:?}");
+        }
+    }
+    let start = match start {
+        Some(start) => start,
+        None => source.starting_offsets().await?,
+    };
+    let waiting = start.count_to(&source.latest_offsets().await?);
+    let decoded: Vec<&str> = projection.iter().map(|index| plan.source.columns[*index].name.as_str()).collect();
+    Ok(format!(
+        "query {}.{}\nsource {} ({waiting} records waiting), decodes {}\n{}sink {}\n{}plan\n{}\ncheckpoint {} ({stands})\n",
+        job.name,
+        insert.target,
+        source.description(),
+        decoded.join(", "),
+        print_schema(&plan.source.schema()),
+        insert.target,
+        print_schema(plan.schema()),
+        plan.display()?,
+        checkpoint_location.unwrap_or("in a temporary directory"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schema_looks_like_sparks() {
+        let item = Field::new("item", DataType::Utf8, true);
+        let schema = arrow::datatypes::Schema::new(vec![
+            Field::new("symbol", DataType::Utf8, true),
+            Field::new("quote", DataType::Struct(vec![Field::new("bid", DataType::Float64, false)].into()), true),
+            Field::new("tags", DataType::List(item.into()), true),
+        ]);
+        assert_eq!(
+            print_schema(&schema.into()),
+            "root\n |-- symbol: string (nullable = true)\n |-- quote: struct (nullable = true)\n \
+             |    |-- bid: double (nullable = false)\n |-- tags: array<string> (nullable = true)\n"
+        );
+    }
+}
