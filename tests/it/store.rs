@@ -18,7 +18,6 @@ use tidemill::{
     store::{Created, Hidden, Staged, Store},
 };
 
-use self::s3_server::S3Server;
 use crate::support;
 
 /// An empty directory, and what keeps it alive.
