@@ -78,12 +78,12 @@ impl QueryTables {
     /// Whether `name` stands for something.
     ///
     /// # Errors
-    /// `NotFound`: suggests the nearest name.
+    /// `Invalid`, as any wrong name in SQL: suggests the nearest.
     pub fn check(&self, name: &str) -> Result<()> {
         if self.table_exist(name) || is_path(name) {
             return Ok(());
         }
-        let error = Error::new(crate::error::ErrorKind::NotFound, format!("there is no table '{name}'"));
+        let error = Error::invalid(format!("there is no table '{name}'"));
         let names = self.table_names();
         Err(match nearest(name, names.iter().map(String::as_str)) {
             Some(near) => error.help(format!("did you mean {near}?")),

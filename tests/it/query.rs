@@ -194,7 +194,7 @@ fn wrong_sql_is_explained_at_its_place() {
     for (arguments, code, words) in [
         (&["SELECT 1;\nSELCT 2"][..], 2, &["SELCT", "<command line>:2:1"][..]),
         (&["SELECT pirce FROM 'prices.csv'"], 2, &["pirce", "price", "<command line>:1:8"]),
-        (&["-j", "job.sql", "SELECT * FROM pricse"], 1, &["'pricse'", "did you mean prices?", ":1:15"]),
+        (&["-j", "job.sql", "SELECT * FROM pricse"], 2, &["'pricse'", "did you mean prices?", ":1:15"]),
         (&["SELECT * FROM 'no/such/*.csv'"], 1, &["no/such/*.csv"]),
         (&["-j", "job.sql", "SELECT * FROM prices"], 1, &["nothing has been written to p"]),
         (&["-f", "missing.sql"], 1, &["missing.sql"]),
