@@ -14,7 +14,8 @@ use crate::{
 };
 
 /// What all partitions of one consumer may hold in memory, fetched and not yet read.
-pub const FETCH_QUEUE_KIB_TOTAL: usize = 16 * 1024;
+/// librdkafka adds about as much again for its own records of the messages.
+pub const FETCH_QUEUE_KIB_TOTAL: usize = 4 * 1024;
 /// The least that one partition may hold, however many there are.
 pub const FETCH_QUEUE_KIB_MIN: usize = 512;
 /// The most that one fetch returns for one partition; a larger record still arrives, alone.

@@ -23,9 +23,9 @@ use crate::{
 };
 
 /// A row group is closed when it has this many rows,
-pub const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
+pub const ROW_GROUP_ROWS_MAX: usize = 128 << 10;
 /// or when its pages and dictionaries take this much memory.
-pub const ROW_GROUP_BYTES_MAX: usize = 16 << 20;
+pub const ROW_GROUP_BYTES_MAX: usize = 8 << 20;
 
 /// Writes one file into memory, from where the caller takes what is done.
 pub struct ParquetEncoder {

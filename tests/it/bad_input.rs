@@ -180,6 +180,7 @@ async fn a_plan_that_one_batch_cannot_answer_is_refused_with_the_way_out() {
         ("SELECT id, price FROM prices ORDER BY id", "ORDER BY"),
         ("SELECT id, price FROM prices LIMIT 5", "LIMIT"),
         ("SELECT a.id FROM prices a JOIN prices b ON a.id = b.id", "join"),
+        ("SELECT id FROM prices WHERE id IN (SELECT x FROM (VALUES (1)) AS v(x))", "a subquery in an expression"),
         ("SELECT id, NULL AS nothing FROM prices", "without a type"),
         ("SELECT id, price AS id FROM prices", "ambiguous"),
     ] {
@@ -198,4 +199,18 @@ async fn failfast_stops_at_the_record_and_commits_nothing_of_the_batch() {
     assert_eq!(code, 1);
     assert_all(&error, &[&job.topic, "partition 0", "offset 10"]);
     assert!(job.lines().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_with_a_log_is_not_written_without_it() {
+    let job = ready(None, &JobText::default()).await;
+    job.run();
+    send(&job.topic, 0, &prices(10..20).0);
+    job.write(&JobText { sink: "format = 'csv', sparkMetadata = 'false'", ..JobText::default() });
+    let (code, error) = job.fails(&["--available-now"]);
+    assert_eq!(code, 1);
+    assert_all(&error, &["sparkMetadata is false, but the output has a log", "help:"]);
+    job.write(&JobText::default());
+    job.run();
+    assert_eq!(job.logged_lines().await.len(), 20);
 }
