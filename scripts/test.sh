@@ -12,4 +12,5 @@ if [ -z "${TIDEMILL_TEST_KAFKA:-}" ] || [ -z "${TIDEMILL_TEST_HDFS:-}" ]; then
   scripts/services.sh start
   eval "$(scripts/services.sh env)"
 fi
-cargo test --locked "$@"
+# Every test runs, so that one failure does not hide another.
+cargo test --locked --no-fail-fast "$@"

@@ -271,7 +271,7 @@ mod tests {
     fn the_fetch_queue_is_shared_among_partitions() {
         let queue =
             |n| consumer_config(&options(&[]), n).unwrap().get("queued.max.messages.kbytes").unwrap().to_owned();
-        assert_eq!((queue(1).as_str(), queue(4).as_str(), queue(1000).as_str()), ("16384", "4096", "512"));
+        assert_eq!((queue(1).as_str(), queue(4).as_str(), queue(1000).as_str()), ("4096", "1024", "512"));
     }
 
     #[test]
