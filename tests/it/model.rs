@@ -51,7 +51,7 @@ fn write_parquet(path: &Path, count: u64) {
     writer.close().unwrap();
 }
 
-/// As Spark writes it: no header; the last three columns are the first seed's normalised ones.
+/// As Spark writes it: no header; the last three columns are the normalised ones.
 fn write_headerless_csv(path: &Path, count: u64) {
     let mut text = String::new();
     for (buy, volume, volatility, sell) in rows(count) {
