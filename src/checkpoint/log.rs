@@ -126,8 +126,18 @@ impl Checkpoint {
     /// # Errors
     /// As `offsets`.
     pub async fn prepared(&self, batch: u64) -> Result<Prepared> {
+        let found = self.find_prepared(batch).await?;
+        found.ok_or_else(|| self.corrupt(&format!("prepared/{batch}"), &Error::corrupt("the file is missing")))
+    }
+
+    /// The same, or `None` for a batch that Spark ran.
+    ///
+    /// # Errors
+    /// As `offsets`.
+    pub async fn find_prepared(&self, batch: u64) -> Result<Option<Prepared>> {
         let path = format!("prepared/{batch}");
-        Prepared::parse(&self.text(&path).await?).map_err(|error| self.corrupt(&path, &error))
+        let Some(text) = self.find_text(&path).await? else { return Ok(None) };
+        Prepared::parse(&text).map(Some).map_err(|error| self.corrupt(&path, &error))
     }
 
     /// Announces what batch `batch` reads.
@@ -218,9 +228,14 @@ impl Checkpoint {
     }
 
     async fn text(&self, path: &str) -> Result<String> {
-        let bytes = self.store.read(path).await?;
-        let bytes = bytes.ok_or_else(|| self.corrupt(path, &Error::corrupt("the file is missing")))?;
-        String::from_utf8(bytes.into()).map_err(|_| self.corrupt(path, &Error::corrupt("the file is not UTF-8 text")))
+        let text = self.find_text(path).await?;
+        text.ok_or_else(|| self.corrupt(path, &Error::corrupt("the file is missing")))
+    }
+
+    async fn find_text(&self, path: &str) -> Result<Option<String>> {
+        let Some(bytes) = self.store.read(path).await? else { return Ok(None) };
+        let text = String::from_utf8(bytes.into());
+        text.map(Some).map_err(|_| self.corrupt(path, &Error::corrupt("the file is not UTF-8 text")))
     }
 
     fn corrupt(&self, path: &str, error: &Error) -> Error {

@@ -29,10 +29,8 @@ use crate::{
         Predictor, Registry,
         file::{NewFile, io_error},
     },
+    sink::parquet::ROW_GROUP_ROWS_MAX,
 };
-
-/// Rows of a Parquet row group: bounds what the writer holds.
-const ROW_GROUP_ROWS: usize = 131_072;
 
 /// Apply a saved model to a query: its columns come out with one more, `prediction`
 #[derive(Debug, Args)]
@@ -118,7 +116,7 @@ async fn write_file(path: &Path, predictor: &Predictor, mut stream: SendableReco
     } else {
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
             .build();
         let failed = |error: ParquetError| parquet_error(path, error);
         let mut writer = ArrowWriter::try_new(file, predictor.schema().clone(), Some(properties)).map_err(failed)?;

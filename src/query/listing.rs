@@ -128,7 +128,8 @@ async fn committed(store: &Store) -> Result<Option<Vec<DataFile>>> {
     }
 }
 
-fn is_hidden(path: &str) -> bool {
+/// Whether no reader takes the file for data; `path` is relative to the directory that is read.
+pub fn is_hidden(path: &str) -> bool {
     let (directories, name) = path.rsplit_once('/').unwrap_or(("", path));
     let hidden = |name: &str| name.starts_with(['.', '_']);
     hidden(name) || directories.split('/').any(|name| hidden(name) && !name.contains('='))

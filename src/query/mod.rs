@@ -19,5 +19,6 @@ mod schema;
 mod session;
 
 pub use catalog::TableSummary;
+pub use listing::is_hidden;
 pub use output::{OutputFormat, ResultWriter, TABLE_ROWS_DEFAULT};
 pub use session::{MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MIN, QuerySession, Rows, Script};

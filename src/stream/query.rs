@@ -104,7 +104,6 @@ impl StreamingQuery {
     }
 
     async fn check_identity(&mut self, insert: &Insert) -> Result<()> {
-        let latest = self.checkpoint.facts().await?.offsets.last().copied();
         let fingerprint = output::fingerprint(
             &self.description,
             &self.output,
@@ -112,8 +111,12 @@ impl StreamingQuery {
             &insert.select.mask(insert.select.sql()),
         );
         // Decide first: a checkpoint or an output that belongs to another query must not get our fingerprint.
-        self.decide().await?;
-        self.checkpoint.check_fingerprint(latest.map_or(0, |id| id + 1), &fingerprint).await
+        let planned_next = match self.decide().await? {
+            Decision::Fresh => 0,
+            Decision::Next(batch) => batch,
+            Decision::RunAgain(batch) | Decision::RollForward(batch) | Decision::CommitOnly(batch) => batch + 1,
+        };
+        self.checkpoint.check_fingerprint(planned_next, &fingerprint).await
     }
 
     async fn decide(&self) -> Result<Decision> {
@@ -221,10 +224,9 @@ impl StreamingQuery {
 
     /// A checkpoint that Spark wrote has no ledger: the count starts where it is taken over.
     async fn totals_after(&self, batch: u64) -> Result<Totals> {
-        if !self.checkpoint.facts().await?.prepared.contains(&batch) {
+        let Some(prepared) = self.checkpoint.find_prepared(batch).await? else {
             return Ok(Totals { ledger: Ledger::default(), counted_from: self.position.clone() });
-        }
-        let prepared = self.checkpoint.prepared(batch).await?;
+        };
         Ok(Totals { ledger: prepared.totals, counted_from: prepared.counted_from.parse()? })
     }
 

@@ -12,6 +12,7 @@ use crate::{
     catalog::{Connector, FileFormat, FileTable, Insert, Job},
     checkpoint::{Checkpoint, Ledger, Prepared},
     error::{Error, Result},
+    query::is_hidden,
     sink::spark_log::SparkLog,
     source::Offsets,
     store::Store,
@@ -83,7 +84,7 @@ async fn verify_insert(job: &Job, insert: &Insert, file: &FileTable) -> Result<V
     check_offsets(&mut verdict, &prepared.counted_from.parse()?, &end, &prepared.totals);
     check_ledger(&mut verdict, committed, &prepared.totals);
     check_files(&mut verdict, file, &prepared.totals, under_way.as_ref()).await?;
-    check_dead_letters(&mut verdict, job, insert, file, &prepared.totals, under_way.as_ref()).await?;
+    check_dead_letters(&mut verdict, job, &prepared, under_way.as_ref()).await?;
     Ok(verdict)
 }
 
@@ -161,18 +162,11 @@ async fn check_files(
 async fn check_dead_letters(
     verdict: &mut Verdict,
     job: &Job,
-    insert: &Insert,
-    file: &FileTable,
-    totals: &Ledger,
+    prepared: &Prepared,
     under_way: Option<&Prepared>,
 ) -> Result<()> {
-    let asked = job.tables.iter().find_map(|table| match &table.connector {
-        Connector::Kafka(kafka) if insert.select.sql().contains(&table.name) => kafka.dead_letter_path.clone(),
-        _ => None,
-    });
-    let beside = || format!("{}_dead_letter", file.path.trim_end_matches('/'));
-    let path = file.dead_letter_path.clone().or(asked).unwrap_or_else(beside);
-    let store = Store::open(&path).await?;
+    let store = Store::open(&prepared.dead_letter_url).await?;
+    let totals = &prepared.totals;
     let mut rows = 0;
     for (path, size_bytes) in visible(&store, &pending(under_way, true)).await? {
         rows += count::rows(&store, &path, size_bytes, &FileFormat::Parquet).await?;
@@ -193,11 +187,10 @@ fn drops_malformed(job: &Job) -> bool {
     })
 }
 
-/// The files that any reader sees: no name on the way starts with `.` or `_`.
+/// The files that any reader sees, by the rule of queries.
 async fn visible(store: &Store, without: &BTreeSet<String>) -> Result<BTreeMap<String, u64>> {
-    let hidden = |path: &str| path.split('/').any(|name| name.starts_with(['.', '_']));
     let files = store.list_all("").await?;
-    let seen = files.into_iter().filter(|entry| !hidden(&entry.path) && !without.contains(&entry.path));
+    let seen = files.into_iter().filter(|entry| !is_hidden(&entry.path) && !without.contains(&entry.path));
     Ok(seen.map(|entry| (entry.path, entry.size_bytes)).collect())
 }
 
