@@ -327,17 +327,21 @@ impl HdfsWriter {
         let (mut pause, mut committed) = (CLOSE_LOOK, false);
         loop {
             let mut close = std::pin::pin!(self.file.close());
-            loop {
+            while !committed {
+                let look = async {
+                    clock::sleep(pause).await;
+                    self.connection.client().get_file_info(&self.path).await
+                };
+                // Both are polled: a call that waits its turn for the connection and is not polled would block the other.
                 tokio::select! {
-                    closed = &mut close => return closed.or_else(|error| closed_before(error, committed)),
-                    () = clock::sleep(pause) => {}
+                    closed = &mut close => return closed,
+                    status = look => committed = status?.length == self.written_bytes,
                 }
-                if committed {
-                    break;
-                }
-                let status = self.connection.client().get_file_info(&self.path).await?;
-                committed = status.length == self.written_bytes;
-                pause = if committed { CLOSE_LOOK } else { (pause * 2).min(CLOSE_LOOK_MAX) };
+                pause = (pause * 2).min(CLOSE_LOOK_MAX);
+            }
+            tokio::select! {
+                closed = &mut close => return closed.or_else(|error| closed_before(error, committed)),
+                () = clock::sleep(CLOSE_LOOK) => {}
             }
         }
     }
