@@ -15,6 +15,7 @@ mod progress;
 mod query;
 mod stateless;
 mod trigger;
+//mod windowed;
 
 pub use describe::describe;
 pub use launch::{StreamOptions, launch};

@@ -1,0 +1,27 @@
+//! Event-time windows: what they are, how SQL spells them, and how a batch plan assigns rows to them.
+//!
+//! `spec.rs` is the arithmetic, `wall.rs` its calendar; `node.rs` and `session.rs` are the logical nodes.
+
+mod node;
+mod session;
+mod spec;
+mod wall;
+
+pub use node::WindowAssign;
+pub use session::SessionAssign;
+pub use spec::{WINDOWS_PER_ROW_MAX, Window, WindowKind, WindowSpec};
+
+/// The start of a row's window, inclusive.
+pub const WINDOW_START: &str = "window_start";
+
+/// The end of a row's window, exclusive.
+pub const WINDOW_END: &str = "window_end";
+
+/// The event time of what comes out of a window: its end less one millisecond (Flink's).
+pub const WINDOW_TIME: &str = "window_time";
+
+/// The metadata key of a field that holds the event time of its rows; its value is `true`.
+pub const EVENT_TIME_KEY: &str = crate::catalog::EVENT_TIME;
+
+/// The metadata key of a field that holds a window's start or end; its value says which: `WINDOW_START` or `WINDOW_END`.
+pub const WINDOW_KEY: &str = "tidemill:window";
