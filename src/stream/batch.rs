@@ -5,6 +5,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{
+    isolate::{self, Isolator, is_of_a_row},
     output::{BatchWriter, Output},
     plan::{BatchPlan, QueryPlan},
 };
@@ -53,11 +54,15 @@ impl Reader {
         Self { source, decoder: None }
     }
 
-    /// Keeps the decoder as long as the projection stays the same.
-    fn prepare(&mut self, table: &Table, options: &DecodeOptions, projection: &[usize]) -> Result<()> {
-        if self.decoder.as_ref().is_none_or(|(current, _)| current != projection) {
-            let decoder = RecordDecoder::new(&table.columns, projection, options)?;
-            self.decoder = Some((projection.to_vec(), decoder));
+    /// Keeps the decoder as long as the projection stays the same; `isolating` adds to it what dead letters keep.
+    fn prepare(&mut self, table: &Table, options: &DecodeOptions, projection: &[usize], isolating: bool) -> Result<()> {
+        let (columns, projection) = match isolating {
+            true => isolate::columns(&table.columns, projection),
+            false => (table.columns.clone(), projection.to_vec()),
+        };
+        if self.decoder.as_ref().is_none_or(|(current, _)| *current != projection) {
+            let decoder = RecordDecoder::new(&columns, &projection, options)?;
+            self.decoder = Some((projection, decoder));
         }
         Ok(())
     }
@@ -117,6 +122,9 @@ impl Reader {
 
 /// Runs one batch. The reader comes back in every case but a panic of its thread.
 ///
+/// If an expression of the plan fails on a record, the batch is given up and run again in steps that set such records
+/// aside.
+///
 /// # Errors
 /// The source's, the decoder's, the plan's and the sink's; nothing is visible then.
 pub async fn run_batch(
@@ -127,35 +135,62 @@ pub async fn run_batch(
     work: &BatchWork<'_>,
 ) -> Result<BatchResult> {
     let batch_plan = plan.batch(work.timestamp_ms).await?;
-    let mut taken = reader.take().ok_or_else(|| Error::internal("the reader is gone"))?;
-    let decode = match &plan.source.connector {
-        Connector::Kafka(kafka) => &kafka.decode,
-        _ => return Err(Error::internal("the source is no Kafka table")),
+    let Connector::Kafka(kafka) = &plan.source.connector else {
+        return Err(Error::internal("the source is no Kafka table"));
     };
-    if let Err(error) = taken.prepare(&plan.source, decode, &batch_plan.projection) {
+    let (mode, decode) = (kafka.decode.mode, &kafka.decode);
+    let mut isolating = None;
+    loop {
+        let mut taken = reader.take().ok_or_else(|| Error::internal("the reader is gone"))?;
+        let prepared = taken.prepare(&plan.source, decode, &batch_plan.projection, isolating.is_some());
+        if let Err(error) = prepared {
+            *reader = Some(taken);
+            return Err(error);
+        }
+        let (rows_in, rows_out) = channel(ROWS_QUEUE_BATCHES);
+        let (dead_in, dead_out) = channel(DEAD_LETTERS_QUEUE_BATCHES);
+        let (ranges, dead) = (work.ranges.to_vec(), dead_in.clone());
+        let thread = tokio::task::spawn_blocking(move || {
+            let counts = taken.run(&ranges, &rows_in, &dead);
+            (taken, counts)
+        });
+        let written = async {
+            match isolating.take() {
+                None => write(&batch_plan, rows_out, output, work, dead_in).await,
+                Some(isolator) => write_in_steps(isolator, rows_out, output, work, dead_in).await,
+            }
+        };
+        let dead = write_dead_letters(dead_letter_sink, dead_out, work.owner);
+        let (written, dead) = tokio::join!(written, dead);
+        let (taken, counts) =
+            thread.await.map_err(|error| Error::internal("the reading thread died").source_error(error))?;
         *reader = Some(taken);
-        return Err(error);
+        // The dead letters' error first: without them the rows have no way on either.
+        let dead_letters = dead?;
+        match written? {
+            Outcome::Written(written) => return finish(work, counts, written, dead_letters),
+            Outcome::RowFailed(error) => {
+                tracing::warn!(batch = work.batch, reason = error.message(), "running the batch again in steps");
+                dead_letter_sink.discard(&dead_letters).await?;
+                crash_point("isolating", work.batch);
+                isolating = Some(Isolator::new(&batch_plan, mode)?);
+            }
+        }
     }
-    let (rows_in, rows_out) = channel(ROWS_QUEUE_BATCHES);
-    let (dead_in, dead_out) = channel(DEAD_LETTERS_QUEUE_BATCHES);
-    let ranges = work.ranges.to_vec();
-    let thread = tokio::task::spawn_blocking(move || {
-        let counts = taken.run(&ranges, &rows_in, &dead_in);
-        (taken, counts)
-    });
-    let written = write(&batch_plan, rows_out, output, work);
-    let dead = write_dead_letters(dead_letter_sink, dead_out, work.owner);
-    let (written, dead) = tokio::join!(written, dead);
-    let (taken, counts) =
-        thread.await.map_err(|error| Error::internal("the reading thread died").source_error(error))?;
-    *reader = Some(taken);
-    let (written, dead_letters) = (written?, dead?);
+}
+
+fn finish(
+    work: &BatchWork<'_>,
+    counts: ReadCounts,
+    written: Written,
+    dead_letters: Vec<StagedFile>,
+) -> Result<BatchResult> {
     let ReadCounts { summary, bad, refused } = counts;
     if refused {
         return Err(Error::internal("the plan ended before its input: the batch is not complete"));
     }
     crash_point("staged", work.batch);
-    let ledger = Ledger::of_batch(summary.records, summary.gaps, bad, written.rows);
+    let ledger = Ledger::of_batch(summary.records, summary.gaps, bad + written.bad, written.rows);
     Ok(BatchResult { files: written.files, dead_letters, ledger })
 }
 
@@ -172,6 +207,14 @@ pub struct BatchWork<'a> {
 struct Written {
     files: Vec<StagedFile>,
     rows: u64,
+    /// Records on which the plan failed.
+    bad: u64,
+}
+
+enum Outcome {
+    Written(Written),
+    /// An expression failed on some record. What was staged is deleted again.
+    RowFailed(Error),
 }
 
 async fn write(
@@ -179,14 +222,26 @@ async fn write(
     rows: Receiver<Result<RecordBatch>>,
     output: &mut Output,
     work: &BatchWork<'_>,
-) -> Result<Written> {
+    // Only the reading thread has dead letters here; the channel ends with the last sender.
+    _dead_letters: Sender<RecordBatch>,
+) -> Result<Outcome> {
     let (mut stream, unread) = plan.execute(rows)?;
     let mut writer: BatchWriter<'_> = output.begin(work.batch, work.owner).await?;
     let mut count = 0;
     while let Some(batch) = stream.next().await {
-        let batch = batch?;
-        count += batch.num_rows() as u64;
-        writer.write(&batch).await?;
+        match batch {
+            Ok(batch) => {
+                count += batch.num_rows() as u64;
+                writer.write(&batch).await?;
+            }
+            Err(error) if is_of_a_row(&error) => {
+                // The reading thread ends when nobody takes its rows any more.
+                drop(stream);
+                writer.abandon().await?;
+                return Ok(Outcome::RowFailed(error.into()));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     // A plan that is empty by its text reads nothing; its records count as consumed and filtered.
     if let Some(mut unread) = unread {
@@ -194,7 +249,30 @@ async fn write(
             batch?;
         }
     }
-    Ok(Written { files: writer.finish().await?, rows: count })
+    Ok(Outcome::Written(Written { files: writer.finish().await?, rows: count, bad: 0 }))
+}
+
+/// As `write`, one decoded `RecordBatch` after the other, with the records on which the plan fails set aside.
+async fn write_in_steps(
+    mut isolator: Isolator,
+    mut rows: Receiver<Result<RecordBatch>>,
+    output: &mut Output,
+    work: &BatchWork<'_>,
+    dead_letters: Sender<RecordBatch>,
+) -> Result<Outcome> {
+    let mut writer = output.begin(work.batch, work.owner).await?;
+    let (mut count, mut bad) = (0, 0);
+    while let Some(decoded) = rows.recv().await {
+        let isolated = isolator.run(&decoded?, &mut writer).await?;
+        count += isolated.rows;
+        bad += isolated.bad;
+        if let Some(letters) = isolated.dead_letters
+            && dead_letters.send(letters).await.is_err()
+        {
+            return Err(Error::internal("the dead letters' writer ended before the batch"));
+        }
+    }
+    Ok(Outcome::Written(Written { files: writer.finish().await?, rows: count, bad }))
 }
 
 async fn write_dead_letters(

@@ -141,6 +141,19 @@ impl BatchWriter<'_> {
             Self::Kafka(_) | Self::Console(_) => Ok(Vec::new()),
         }
     }
+
+    /// Gives up what was written of the batch, so that it can begin again.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub async fn abandon(self) -> Result<()> {
+        match self {
+            Self::File(writer) => writer.abandon().await,
+            Self::Kafka(sink) => sink.abort().await,
+            // It prints when the batch is prepared, and forgets its rows when one begins.
+            Self::Console(_) => Ok(()),
+        }
+    }
 }
 
 /// Prints the console's batch.

@@ -15,6 +15,7 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType, cast},
     physical_plan::{
         ExecutionPlan, SendableRecordBatchStream,
+        execution_plan::reset_plan_states,
         stream::RecordBatchStreamAdapter,
         streaming::{PartitionStream, StreamingTableExec},
     },
@@ -22,7 +23,7 @@ use datafusion::{
 };
 use tokio::sync::mpsc::Receiver;
 
-use super::stateless;
+use super::{constant, stateless};
 use crate::{
     catalog::{
         Connector, Insert, Job, SqlText, Table, locate_error,
@@ -108,6 +109,7 @@ impl QueryPlan {
         })?;
         let logical = normalise(logical).map_err(|error| error.at(insert.place.clone()))?;
         let schema = Arc::clone(logical.schema().inner());
+        constant::check(&context.state(), &logical).map_err(|error| error.at(insert.place.clone()))?;
         Ok(Self { context, logical, schema, source: table.clone(), input })
     }
 
@@ -148,6 +150,16 @@ impl QueryPlan {
 }
 
 impl BatchPlan {
+    /// The same plan without the metrics of its runs so far, which add up with each.
+    ///
+    /// # Errors
+    /// DataFusion's.
+    pub fn renewed(&self) -> Result<Self> {
+        let physical = reset_plan_states(Arc::clone(&self.physical))?;
+        let (task, input) = (Arc::clone(&self.task), Arc::clone(&self.input));
+        Ok(Self { physical, task, projection: self.projection.clone(), input })
+    }
+
     /// Starts the plan over the rows that come through `rows`. The second value gives `rows` back if the plan never
     /// reads them.
     ///

@@ -338,8 +338,8 @@ impl StreamingQuery {
         let owner = commit::owner(&self.checkpoint, batch);
         let work = BatchWork { batch, timestamp_ms: entry.timestamp_ms, ranges: &ranges, owner: &owner };
         let step = Stopwatch::start();
-        let result = run_batch(&mut self.reader, &self.plan, &mut self.output, &self.dead_letter_sink, &work).await;
-        let mut result = result.map_err(|error| in_batch(error, batch, &ranges))?;
+        let mut result =
+            run_batch(&mut self.reader, &self.plan, &mut self.output, &self.dead_letter_sink, &work).await?;
         result.ledger.gaps += lost.offsets + self.ended.count_to(&start);
         result.ledger.rewound += start.count_to(&self.ended);
         progress.durations.add_batch = step.elapsed_ms();
@@ -431,17 +431,6 @@ struct Lost {
 /// Does a partition end before the place up to which it was read, or is it gone?
 fn goes_back(position: &Offsets, latest: &Offsets) -> bool {
     position.iter().any(|(topic, partition, offset)| latest.get(topic, partition).is_none_or(|end| end < offset))
-}
-
-/// An error of the data says which records it may be about.
-fn in_batch(error: Error, batch: u64, ranges: &[OffsetRange]) -> Error {
-    const RANGES_SHOWN: usize = 4;
-    if error.kind() != ErrorKind::BadRecord {
-        return error;
-    }
-    let more = if ranges.len() > RANGES_SHOWN { ", ..." } else { "" };
-    let shown: Vec<String> = ranges.iter().take(RANGES_SHOWN).map(OffsetRange::to_string).collect();
-    error.context(format!("batch {batch}, records {}{more}", shown.join(", ")))
 }
 
 /// The one source's end.
