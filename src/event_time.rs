@@ -49,9 +49,14 @@ pub enum Holder {
 }
 
 impl WatermarkTracker {
-    /// Goes on where a checkpoint stands; a new one has neither.
-    pub fn new(policy: Watermark, partitions: PartitionTimes, current_ms: i64) -> Self {
-        Self { policy, partitions, current_ms }
+    /// Before the first event.
+    pub fn new(policy: Watermark) -> Self {
+        Self { policy, partitions: PartitionTimes::new(), current_ms: NO_WATERMARK_MS }
+    }
+
+    /// The same policy, where a checkpoint stands.
+    pub fn restore(self, partitions: PartitionTimes, current_ms: i64) -> Self {
+        Self { partitions, current_ms, ..self }
     }
 
     /// Milliseconds since the epoch, `NO_WATERMARK_MS` before the first event.
@@ -70,7 +75,7 @@ impl WatermarkTracker {
         now_ms.saturating_mul(1000).saturating_add(skew_us)
     }
 
-    /// Takes in the newest event of each partition that a batch had, `now_ms` being the wall clock.
+    /// Takes in the newest event of each partition that a batch had.
     pub fn observe(&mut self, newest: &PartitionTimes) {
         for (topic, partitions) in newest {
             let known = self.partitions.entry(topic.clone()).or_default();
@@ -151,7 +156,7 @@ mod tests {
     }
 
     fn tracker(advances_when_idle: bool, newest: &[(i32, i64, i64)]) -> WatermarkTracker {
-        WatermarkTracker::new(policy(advances_when_idle), times(newest), NO_WATERMARK_MS)
+        WatermarkTracker::new(policy(advances_when_idle)).restore(times(newest), NO_WATERMARK_MS)
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub use job::{Insert, Job, Variables, View};
 pub use locate::{OFFSET_HELP, locate_error, names_offset};
 pub use options::parse_duration;
 pub use table::{
-    AvroOptions, Column, Compression, Connector, ConsoleTable, CsvOptions, DecodeOptions, EVENT_TIME, FileFormat, FileTable,
-    KafkaClientOptions, KafkaColumn, KafkaTable, OffsetSpec, ParseMode, PayloadFormat, StartingOffsets, Subscription,
-    Table, Watermark,
+    AvroOptions, Column, Compression, Connector, ConsoleTable, CsvOptions, DecodeOptions, EVENT_TIME, FileFormat,
+    FileTable, KafkaClientOptions, KafkaColumn, KafkaTable, OffsetSpec, ParseMode, PayloadFormat, StartingOffsets,
+    Subscription, Table, Watermark,
 };
 pub use text::SqlText;

@@ -53,7 +53,9 @@ impl OperatorState {
     /// `Conflict` if they hold other columns than this operator's.
     pub fn restore(mut self, manifest: &OperatorManifest) -> Result<Self> {
         let types = self.types();
-        if let Some(at) = (0..types.len().max(manifest.types.len())).find(|at| types.get(*at) != manifest.types.get(*at)) {
+        if let Some(at) =
+            (0..types.len().max(manifest.types.len())).find(|at| types.get(*at) != manifest.types.get(*at))
+        {
             let show = |types: &[String]| types.get(at).cloned().unwrap_or_else(|| "absent".to_owned());
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -100,7 +102,9 @@ impl OperatorState {
 
     /// The largest go first: those that are small are the newest, and needed soonest.
     fn limit_memory(&mut self) {
-        let bytes = |held: &Held| held.rows.iter().flat_map(|rows| rows.iter()).map(RecordBatch::get_array_memory_size).sum::<usize>();
+        let bytes = |held: &Held| {
+            held.rows.iter().flat_map(|rows| rows.iter()).map(RecordBatch::get_array_memory_size).sum::<usize>()
+        };
         let mut total: usize = self.held.iter().map(bytes).sum();
         while total > MEMORY_BYTES_MAX {
             let Some(largest) = self.held.iter_mut().max_by_key(|held| bytes(held)) else { return };

@@ -42,6 +42,8 @@ pub struct Committer<'a> {
     pub checkpoint: &'a Checkpoint,
     pub output: &'a mut Output,
     pub dead_letter_store: &'a Store,
+    /// Of a query with windows.
+    pub late_store: Option<&'a Store>,
     /// True until the first batch of this run is prepared: a run before it may have left temporaries.
     pub sweep: bool,
 }
@@ -60,9 +62,9 @@ impl Committer<'_> {
             files: result.files,
             dead_letters: result.dead_letters,
             dead_letter_url: self.dead_letter_store.url().to_owned(),
-            late: Vec::new(),
-            late_url: String::new(),
-            state: None,
+            late: result.late,
+            late_url: self.late_store.map(|store| store.url().to_owned()).unwrap_or_default(),
+            state: result.state,
             ledger: result.ledger,
             totals,
             counted_from: before.counted_from.to_string(),
@@ -87,6 +89,7 @@ impl Committer<'_> {
         let batch = prepared.batch_id;
         self.sweep(prepared).await?;
         publish(self.dead_letter_store, &prepared.dead_letters).await?;
+        self.publish_late(prepared).await?;
         if let Output::File(file) = self.output {
             let files = publish_counted(&file.store, &prepared.files, batch).await?;
             crash_point("published", batch);
@@ -98,6 +101,17 @@ impl Committer<'_> {
         self.checkpoint.purge(batch).await
     }
 
+    async fn publish_late(&self, prepared: &Prepared) -> Result<()> {
+        if prepared.late.is_empty() {
+            return Ok(());
+        }
+        match self.late_store.filter(|store| store.url() == prepared.late_url) {
+            Some(store) => publish(store, &prepared.late).await,
+            // The job file may name another output by now; the rows lie where the batch staged them.
+            None => publish(&Store::open(&prepared.late_url).await?, &prepared.late).await,
+        }
+    }
+
     /// Temporaries are deleted only now: whoever wrote `prepared/N` has won, so no other's can be needed any more.
     async fn sweep(&mut self, prepared: &Prepared) -> Result<()> {
         if !std::mem::take(&mut self.sweep) {
@@ -107,6 +121,9 @@ impl Committer<'_> {
         let is_ours = move |owner: &str| is_left_over(owner, &query_id, prepared.batch_id);
         let staged = |files: &[StagedFile]| files.iter().map(|file| file.staged.clone()).collect::<Vec<Staged>>();
         let mut swept = self.dead_letter_store.sweep(&is_ours, &staged(&prepared.dead_letters)).await?;
+        if let Some(store) = self.late_store {
+            swept += store.sweep(&is_ours, &staged(&prepared.late)).await?;
+        }
         if let Output::File(file) = self.output {
             swept += file.store.sweep(&is_ours, &staged(&prepared.files)).await?;
         }

@@ -16,9 +16,10 @@ mod output;
 mod plan;
 mod progress;
 mod query;
+mod reader;
 mod stateless;
 mod trigger;
-//mod windowed;
+mod windowed;
 
 pub use describe::describe;
 pub use launch::{StreamOptions, launch};

@@ -5,12 +5,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    batch::{BatchWork, Reader, run_batch},
+    batch::{BatchResult, BatchWork, run_batch},
     commit::{self, Committer, Totals},
     output::{self, Output},
     plan::QueryPlan,
     progress::{QueryProgress, Reporter},
+    reader::Reader,
     trigger::Trigger,
+    windowed::{self, SetAside, Watermarks, Windows},
 };
 use crate::{
     catalog::{Connector, Insert, Job, KafkaTable},
@@ -21,6 +23,7 @@ use crate::{
     },
     clock::{self, Stopwatch},
     error::{Error, ErrorKind, Result},
+    event_time::NO_WATERMARK_MS,
     fault::crash_point,
     sink::file::FileSink,
     source::{KafkaSource, OffsetRange, Offsets, offsets},
@@ -56,7 +59,10 @@ pub struct StreamingQuery {
     ended: Offsets,
     next_batch: u64,
     totals: Totals,
+    /// Of the last batch that was committed.
     watermark_ms: i64,
+    /// State and late rows, of a query with windows.
+    windows: Option<Windows>,
     /// Temporaries of an earlier run may lie about.
     sweep: bool,
     last_loss_check: Option<Stopwatch>,
@@ -81,6 +87,10 @@ impl StreamingQuery {
         let checkpoint = Checkpoint::open(Store::open(checkpoint_location).await?).await?;
         let output = Output::open(sink, plan.schema(), &checkpoint).await?;
         let (dead_letter_store, dead_letter_sink) = output::dead_letters(sink, &plan.source, &checkpoint).await?;
+        let windows = match plan.windowed {
+            true => Some(Windows::open(&plan, sink, &checkpoint).await?),
+            false => None,
+        };
         let mut query = Self {
             name: format!("{}.{}", job.name, insert.target),
             table,
@@ -94,7 +104,8 @@ impl StreamingQuery {
             ended: Offsets::default(),
             next_batch: 0,
             totals: Totals::default(),
-            watermark_ms: 0,
+            watermark_ms: NO_WATERMARK_MS,
+            windows,
             sweep: true,
             last_loss_check: None,
             plan,
@@ -104,12 +115,8 @@ impl StreamingQuery {
     }
 
     async fn check_identity(&mut self, insert: &Insert) -> Result<()> {
-        let fingerprint = output::fingerprint(
-            &self.description,
-            &self.output,
-            self.plan.schema(),
-            &insert.select.mask(insert.select.sql()),
-        );
+        let fingerprint =
+            output::fingerprint(&self.description, &self.output, &self.plan, &insert.select.mask(insert.select.sql()))?;
         // Decide first: a checkpoint or an output that belongs to another query must not get our fingerprint.
         let planned_next = match self.decide().await? {
             Decision::Fresh => 0,
@@ -160,7 +167,7 @@ impl StreamingQuery {
                 self.stand_after(batch).await?;
             }
             Decision::CommitOnly(batch) => {
-                self.checkpoint.write_commit(batch, self.watermark_ms).await?;
+                self.checkpoint.write_commit(batch, logged_watermark(self.watermark_ms)).await?;
                 self.stand_after(batch).await?;
             }
         }
@@ -214,7 +221,10 @@ impl StreamingQuery {
     /// Stands where a query stands that has committed `batch`.
     async fn stand_after(&mut self, batch: u64) -> Result<()> {
         let entry = self.checkpoint.offsets(batch).await?;
-        self.watermark_ms = entry.watermark_ms;
+        self.watermark_ms = read_watermark(entry.watermark_ms);
+        if let Some(windows) = &mut self.windows {
+            windows.restore(self.checkpoint.find_prepared(batch).await?, self.watermark_ms).await?;
+        }
         self.position = single(entry.ends)?;
         self.ended = self.position.clone();
         self.next_batch = batch + 1;
@@ -280,7 +290,12 @@ impl StreamingQuery {
             if goes_back(&self.position, &latest) {
                 self.skip_lost(reporter).await?;
             }
-            let Some(end) = self.batch_end(trigger, &latest, &idle) else {
+            let watermark_ms = self.advance_watermark(&latest);
+            let end = match self.batch_end(trigger, &latest, &idle) {
+                None if self.would_close(watermark_ms)? => Some(self.position.clone()),
+                end => end,
+            };
+            let Some(end) = end else {
                 if trigger.is_bounded() {
                     break;
                 }
@@ -291,7 +306,7 @@ impl StreamingQuery {
             };
             progress.latest = latest;
             let entry = OffsetEntry {
-                watermark_ms: self.watermark_ms,
+                watermark_ms: logged_watermark(watermark_ms),
                 timestamp_ms: clock::now_ms(),
                 conf: spark_conf(),
                 ends: vec![end],
@@ -308,6 +323,19 @@ impl StreamingQuery {
             }
         }
         Ok(())
+    }
+
+    /// The watermark of the next batch: how far the events have come that were read up to now.
+    fn advance_watermark(&mut self, latest: &Offsets) -> i64 {
+        let (position, windows) = (&self.position, self.windows.as_mut());
+        let is_behind = |topic: &str, partition: i32| position.get(topic, partition) < latest.get(topic, partition);
+        windows.map_or(NO_WATERMARK_MS, |windows| windows.state.tracker.advance(clock::now_ms(), &is_behind))
+    }
+
+    /// Would windows close in a batch without records?
+    fn would_close(&self, to_ms: i64) -> Result<bool> {
+        let watermarks = Watermarks { from_ms: self.watermark_ms, to_ms };
+        self.windows.as_ref().map_or(Ok(false), |windows| windows.state.would_close(watermarks))
     }
 
     /// Where the next batch ends; `None` if it shall not run yet.
@@ -338,14 +366,14 @@ impl StreamingQuery {
         let owner = commit::owner(&self.checkpoint, batch);
         let work = BatchWork { batch, timestamp_ms: entry.timestamp_ms, ranges: &ranges, owner: &owner };
         let step = Stopwatch::start();
-        let mut result =
-            run_batch(&mut self.reader, &self.plan, &mut self.output, &self.dead_letter_sink, &work).await?;
+        let mut result = self.run_plan(&work, read_watermark(entry.watermark_ms)).await?;
         result.ledger.gaps += lost.offsets + self.ended.count_to(&start);
         result.ledger.rewound += start.count_to(&self.ended);
         progress.durations.add_batch = step.elapsed_ms();
         let step = Stopwatch::start();
         let totals = self.totals.clone();
         let prepared = self.committer().prepare(batch, result, &totals).await?;
+        self.watermark_ms = read_watermark(entry.watermark_ms);
         self.finish(&prepared).await?;
         progress.durations.commit_offsets = step.elapsed_ms();
         if let Err(error) = self.source()?.commit_group_offsets(&end).await {
@@ -363,10 +391,23 @@ impl StreamingQuery {
         Ok(())
     }
 
+    async fn run_plan(&mut self, work: &BatchWork<'_>, to_ms: i64) -> Result<BatchResult> {
+        let Some(windows) = &mut self.windows else {
+            return run_batch(&mut self.reader, &self.plan, &mut self.output, &self.dead_letter_sink, work).await;
+        };
+        let aside = SetAside { dead_letters: &self.dead_letter_sink, late: &windows.late_sink };
+        let watermarks = Watermarks { from_ms: self.watermark_ms, to_ms };
+        let (reader, state) = (&mut self.reader, &mut windows.state);
+        windowed::run_batch(reader, &self.plan, state, &mut self.output, aside, work, watermarks).await
+    }
+
     async fn finish(&mut self, prepared: &Prepared) -> Result<()> {
-        let watermark_ms = self.watermark_ms;
+        let watermark_ms = logged_watermark(self.watermark_ms);
         self.committer().roll_forward(prepared, watermark_ms).await?;
         self.sweep = false;
+        if let Some(windows) = &mut self.windows {
+            windows.committed().await?;
+        }
         Ok(())
     }
 
@@ -375,6 +416,7 @@ impl StreamingQuery {
             checkpoint: &self.checkpoint,
             output: &mut self.output,
             dead_letter_store: &self.dead_letter_store,
+            late_store: self.windows.as_ref().map(|windows| &windows.late_store),
             sweep: self.sweep,
         }
     }
@@ -431,6 +473,15 @@ struct Lost {
 /// Does a partition end before the place up to which it was read, or is it gone?
 fn goes_back(position: &Offsets, latest: &Offsets) -> bool {
     position.iter().any(|(topic, partition, offset)| latest.get(topic, partition).is_none_or(|end| end < offset))
+}
+
+/// In Spark's logs 0 stands for no watermark.
+fn logged_watermark(watermark_ms: i64) -> i64 {
+    if watermark_ms == NO_WATERMARK_MS { 0 } else { watermark_ms }
+}
+
+fn read_watermark(logged_ms: i64) -> i64 {
+    if logged_ms == 0 { NO_WATERMARK_MS } else { logged_ms }
 }
 
 /// The one source's end.

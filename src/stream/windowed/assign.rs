@@ -18,8 +18,8 @@ use datafusion::{
     execution::TaskContext,
     physical_expr::{EquivalenceProperties, PhysicalExpr},
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions,
-        SendableRecordBatchStream, execution_plan::EmissionType, stream::RecordBatchStreamAdapter,
+        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SendableRecordBatchStream,
+        execution_plan::EmissionType, stream::RecordBatchStreamAdapter,
     },
 };
 use futures::StreamExt;
@@ -52,6 +52,11 @@ impl LateRows {
     /// They are sent to `sender`, in batches of `late_schema`.
     pub fn new(sender: Option<Sender<RecordBatch>>) -> Self {
         Self { sender: Mutex::new(sender), count: AtomicU64::new(0) }
+    }
+
+    /// No more will come: whoever waits for them need not wait any longer.
+    pub fn close(&self) {
+        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// How many there were so far.
@@ -141,10 +146,9 @@ impl ExecutionPlan for StreamAssignExec {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn replace_children(
+    fn with_new_children(
         self: Arc<Self>,
         children: Vec<Arc<dyn ExecutionPlan>>,
-        _options: ReplaceChildrenOptions,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let Ok([input]) = <[_; 1]>::try_from(children) else { return internal_err!("one input") };
         Ok(Arc::new(Self { input, ..Self::clone(&self) }))

@@ -5,19 +5,20 @@
 
 use std::{cmp::Ordering, fmt, hash::Hash, sync::Arc};
 
+use arrow::datatypes::SchemaRef;
 use datafusion::{
     common::{
         Column, DFSchemaRef, Result as DataFusionResult,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     functions_aggregate::expr_fn::count,
-    logical_expr::{
-        Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder, UserDefinedLogicalNodeCore, lit,
-    },
+    logical_expr::{Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder, UserDefinedLogicalNodeCore, lit},
 };
 
+use super::assign::late_schema;
 use crate::{
     error::{Error, Result},
+    stream::stateless,
     window::{SessionAssign, WINDOW_END, WINDOW_KEY, WINDOW_START, WindowAssign, WindowKind, WindowSpec},
 };
 
@@ -45,6 +46,20 @@ pub struct Operator {
     pub end: usize,
     /// How it is shown.
     pub name: String,
+}
+
+impl Stages {
+    /// What makes the state: if it changes, the state is of another query.
+    pub fn signature(&self) -> Vec<String> {
+        self.operators.iter().map(|operator| operator.aggregate.display_indent().to_string()).collect()
+    }
+
+    /// The schema of the rows that come too late for the first operator.
+    pub fn late_schema(&self) -> Option<SchemaRef> {
+        let first = self.operators.first()?;
+        let assign = source_window(&first.aggregate)?;
+        Some(late_schema(assign.input.schema().as_arrow()))
+    }
 }
 
 /// The rows of the windows of operator `index` that close with a batch: a leaf.
@@ -119,7 +134,9 @@ fn source_window(node: &LogicalPlan) -> Option<WindowAssign> {
             LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {
                 node = *node.inputs().first()?;
             }
-            LogicalPlan::Extension(extension) => return extension.node.downcast_ref::<WindowAssign>().cloned(),
+            LogicalPlan::Extension(extension) => {
+                return extension.node.as_any().downcast_ref::<WindowAssign>().cloned();
+            }
             _ => return None,
         }
     }
@@ -146,8 +163,9 @@ fn cut(aggregate: &Aggregate, assign: &WindowAssign, index: usize) -> Result<(Op
         _ => given.0.is_some() || given.1.is_some(),
     };
     if !enough {
-        return Err(Error::unsupported("an aggregate over windows that is not grouped by the window")
-            .help("add window_start and window_end to the GROUP BY: a stream has no end at which it could give a total"));
+        return Err(Error::unsupported("an aggregate over windows that is not grouped by the window").help(
+            "add window_start and window_end to the GROUP BY: a stream has no end at which it could give a total",
+        ));
     }
     let original = groups.len();
     for (which, found) in [(WINDOW_START, given.0), (WINDOW_END, given.1)] {
@@ -214,7 +232,10 @@ fn looks_at_windows(aggregate: &Aggregate, groups: &[Expr]) -> Result<bool> {
         if let (LogicalPlan::Filter(_) | LogicalPlan::Projection(_), [below]) = (node, node.inputs().as_slice()) {
             let exprs = node.expressions();
             let schema = below.schema();
-            found |= exprs.iter().filter(|expr| !matches!(expr.clone().unalias(), Expr::Column(_))).any(|expr| uses(expr, schema));
+            found |= exprs
+                .iter()
+                .filter(|expr| !matches!((*expr).clone().unalias(), Expr::Column(_)))
+                .any(|expr| uses(expr, schema));
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
@@ -259,12 +280,18 @@ fn check_part(plan: &LogicalPlan, before: Option<&Operator>, scans: &mut usize) 
 fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Option<(String, &'static str)> {
     const GROUP: &str = "group by window_start and window_end too: FROM TUMBLE(table, time, INTERVAL '1 minute')";
     match node {
-        LogicalPlan::Extension(extension) if extension.node.is::<SessionAssign>() => {
+        LogicalPlan::Extension(extension) if extension.node.as_any().is::<SessionAssign>() => {
             Some(("a session window".to_owned(), "run it over the stored files with `tidemill query`"))
         }
         LogicalPlan::Extension(_) => None,
-        LogicalPlan::Aggregate(aggregate) if before.is_some_and(|before| is_per_window(&aggregate.group_expr, node, before)) => None,
-        LogicalPlan::Aggregate(_) if before.is_some() => Some(("an aggregate over more than one window".to_owned(), GROUP)),
+        LogicalPlan::Aggregate(aggregate)
+            if before.is_some_and(|before| is_per_window(&aggregate.group_expr, node, before)) =>
+        {
+            None
+        }
+        LogicalPlan::Aggregate(_) if before.is_some() => {
+            Some(("an aggregate over more than one window".to_owned(), GROUP))
+        }
         LogicalPlan::Window(window)
             if before.is_some_and(|before| {
                 window.window_expr.iter().all(|expr| match expr.clone().unalias() {
@@ -279,7 +306,7 @@ fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Option<(String, &'s
             "OVER across windows".to_owned(),
             "add window_start and window_end to its PARTITION BY, or run it over the stored files with `tidemill query`",
         )),
-        other => super::super::stateless::refusal(other),
+        other => stateless::refusal(other),
     }
 }
 
