@@ -20,6 +20,9 @@ pub struct Prepared {
     /// Staged in the dead-letter directory `dead_letter_url`.
     pub dead_letters: Vec<StagedFile>,
     pub dead_letter_url: String,
+    /// Where those of earlier batches may lie, if it was elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_dead_letter_urls: Vec<String>,
     pub ledger: Ledger,
     /// Of the batches since `counted_from`.
     pub totals: Ledger,
@@ -81,6 +84,7 @@ mod tests {
             files: vec![StagedFile { staged, rows: 2 }],
             dead_letters: vec![],
             dead_letter_url: "file:///d".into(),
+            earlier_dead_letter_urls: Vec::new(),
             ledger: Ledger::of_batch(3, 0, 1, 2),
             totals: Ledger::of_batch(9, 0, 1, 8),
             counted_from: "{\"t\":{\"0\":0}}".into(),
