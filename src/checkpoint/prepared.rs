@@ -29,6 +29,9 @@ pub struct Prepared {
     /// The state after the batch, of a query that has one.
     #[serde(default)]
     pub state: Option<StateRef>,
+    /// Where those of earlier batches may lie, if it was elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_dead_letter_urls: Vec<String>,
     pub ledger: Ledger,
     /// Of the batches since `counted_from`.
     pub totals: Ledger,
@@ -93,6 +96,7 @@ mod tests {
             late: Vec::new(),
             late_url: String::new(),
             state: None,
+            earlier_dead_letter_urls: Vec::new(),
             ledger: Ledger::of_batch(3, 0, 1, 2),
             totals: Ledger::of_batch(9, 0, 1, 8),
             counted_from: "{\"t\":{\"0\":0}}".into(),

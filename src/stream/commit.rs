@@ -34,6 +34,14 @@ fn is_left_over(owner: &str, query_id: &str, batch: u64) -> bool {
 pub struct Totals {
     pub ledger: Ledger,
     pub counted_from: Offsets,
+    /// Where dead letters of earlier batches may lie: `deadLetterPath` may change.
+    pub dead_letter_urls: Vec<String>,
+}
+
+impl Totals {
+    fn earlier_urls(&self, current: &str) -> Vec<String> {
+        self.dead_letter_urls.iter().filter(|url| *url != current).cloned().collect()
+    }
 }
 
 /// Everything that making a batch visible needs.
@@ -65,6 +73,7 @@ impl Committer<'_> {
             late: result.late,
             late_url: self.late_store.map(|store| store.url().to_owned()).unwrap_or_default(),
             state: result.state,
+            earlier_dead_letter_urls: before.earlier_urls(self.dead_letter_store.url()),
             ledger: result.ledger,
             totals,
             counted_from: before.counted_from.to_string(),
@@ -158,20 +167,22 @@ async fn log(file: &FileOutput, batch: u64, files: &[SinkFile]) -> Result<()> {
 }
 
 /// What a Kafka transaction says of its batch: the ledger, so that recovery needs no second run.
-/// Kafka keeps at most 4096 bytes, so what grows with the partitions stays out: recovery knows it.
+/// Kafka keeps at most 4096 bytes, so what grows with the partitions or with time stays out: recovery knows it.
 fn marker(prepared: &Prepared) -> Result<String> {
-    Prepared { counted_from: String::new(), ..prepared.clone() }.to_text()
+    let (counted_from, earlier_dead_letter_urls) = (String::new(), Vec::new());
+    Prepared { counted_from, earlier_dead_letter_urls, ..prepared.clone() }.to_text()
 }
 
 /// The batch that a committed transaction describes.
 ///
 /// # Errors
 /// `Conflict` if the text is not of this batch.
-pub fn from_marker(batch: u64, text: &str, counted_from: &Offsets) -> Result<Prepared> {
+pub fn from_marker(batch: u64, text: &str, before: &Totals) -> Result<Prepared> {
     let mut prepared =
         Prepared::parse(text).map_err(|error| error.context("the marker of the last Kafka transaction"))?;
     if prepared.batch_id == batch {
-        prepared.counted_from = counted_from.to_string();
+        prepared.counted_from = before.counted_from.to_string();
+        prepared.earlier_dead_letter_urls = before.earlier_urls(&prepared.dead_letter_url);
         return Ok(prepared);
     }
     Err(Error::new(
@@ -183,6 +194,36 @@ pub fn from_marker(batch: u64, text: &str, counted_from: &Offsets) -> Result<Pre
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_marker_fits_kafka_however_many_partitions_there_are() {
+        let mut counted_from = Offsets::default();
+        (0..1000).for_each(|partition| counted_from.set("a topic with a long name", partition, i64::MAX));
+        let before =
+            Totals { counted_from, dead_letter_urls: vec!["hdfs://old/place".repeat(300)], ..Totals::default() };
+        let url = format!("hdfs://namenode.example.org:8020/{}", "directory/".repeat(20));
+        let path = format!("part-00000-{}-c000.snappy.parquet", uuid::Uuid::nil());
+        let hidden = crate::store::Hidden::File { path: format!(".{path}.{}.tmp", uuid::Uuid::nil()) };
+        let letters = Staged { path, hidden, size_bytes: u64::MAX, crc32: u32::MAX };
+        let full =
+            Ledger { consumed: u64::MAX, written: u64::MAX, filtered: u64::MAX, bad: u64::MAX, ..Ledger::default() };
+        let prepared = Prepared {
+            batch_id: 7,
+            run_id: uuid::Uuid::nil().to_string(),
+            files: Vec::new(),
+            dead_letters: vec![StagedFile { staged: letters, rows: u64::MAX }],
+            earlier_dead_letter_urls: before.earlier_urls(&url),
+            dead_letter_url: url,
+            ledger: full,
+            totals: full,
+            counted_from: before.counted_from.to_string(),
+        };
+        assert!(prepared.to_text().unwrap().len() > 4096);
+        let text = marker(&prepared).unwrap();
+        assert!(text.len() < 2048, "{} bytes", text.len());
+        assert_eq!(from_marker(7, &text, &before).unwrap(), prepared);
+        assert_eq!(from_marker(8, &text, &before).unwrap_err().kind(), ErrorKind::Conflict);
+    }
 
     #[test]
     fn leftovers_are_ours_and_not_of_the_future() {

@@ -177,23 +177,27 @@ impl StreamingQuery {
     /// A Kafka sink becomes the query's only producer, and its topic must not be ahead of the checkpoint.
     async fn fence(&self, decision: Decision) -> Result<()> {
         let Output::Kafka(sink, _) = &self.output else { return Ok(()) };
-        sink.fence().await?;
         let known = match decision {
             Decision::Fresh => None,
             Decision::Next(batch) => Some(batch - 1),
             Decision::RunAgain(batch) | Decision::RollForward(batch) | Decision::CommitOnly(batch) => Some(batch),
         };
-        match sink.committed().await? {
-            Some((committed, _)) if known.is_none_or(|known| committed > known) => Err(Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "the topic has batch {committed} of this query, the checkpoint {} is older",
-                    self.checkpoint.url()
-                ),
-            )
-            .help("restore the newer checkpoint, or start anew with another checkpointLocation")),
-            _ => Ok(()),
-        }
+        // A start that is refused must not stop an instance that is well: the first look comes before the fence.
+        self.check_marker(known, sink.committed_so_far().await?)?;
+        sink.fence().await?;
+        self.check_marker(known, sink.committed().await?.map(|(batch, _)| batch))
+    }
+
+    fn check_marker(&self, known: Option<u64>, committed: Option<u64>) -> Result<()> {
+        let Some(batch) = committed.filter(|committed| known.is_none_or(|known| *committed > known)) else {
+            return Ok(());
+        };
+        let checkpoint = self.checkpoint.url();
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!("the topic has batch {batch} of this query, the checkpoint {checkpoint} is older"),
+        )
+        .help("restore the newer checkpoint, or start anew with another checkpointLocation"))
     }
 
     /// If the sink's log has the batch already, it must be with our files: nothing is published beside another's.
@@ -235,9 +239,11 @@ impl StreamingQuery {
     /// A checkpoint that Spark wrote has no ledger: the count starts where it is taken over.
     async fn totals_after(&self, batch: u64) -> Result<Totals> {
         let Some(prepared) = self.checkpoint.find_prepared(batch).await? else {
-            return Ok(Totals { ledger: Ledger::default(), counted_from: self.position.clone() });
+            return Ok(Totals { counted_from: self.position.clone(), ..Totals::default() });
         };
-        Ok(Totals { ledger: prepared.totals, counted_from: prepared.counted_from.parse()? })
+        let mut dead_letter_urls = prepared.earlier_dead_letter_urls;
+        dead_letter_urls.push(prepared.dead_letter_url);
+        Ok(Totals { ledger: prepared.totals, counted_from: prepared.counted_from.parse()?, dead_letter_urls })
     }
 
     async fn run_again(&mut self, batch: u64, reporter: &Reporter) -> Result<()> {
@@ -258,7 +264,7 @@ impl StreamingQuery {
             && let Some((committed, text)) = sink.committed().await?
             && committed == batch
         {
-            let prepared = commit::from_marker(batch, &text, &self.totals.counted_from)?;
+            let prepared = commit::from_marker(batch, &text, &self.totals)?;
             self.checkpoint.write_prepared(&prepared).await?;
             self.finish(&prepared).await?;
             return self.stand_after(batch).await;
@@ -429,10 +435,12 @@ impl StreamingQuery {
         }
         let (sentences, mut from) = self.source()?.check_data_loss(start).await?;
         self.last_loss_check = Some(Stopwatch::start());
-        for range in start.ranges(end) {
-            // A topic that was created again: the announced range is of the old one, the next batch reads the new.
-            if from.get(&range.topic, range.partition).is_none_or(|from| from < range.start) {
-                from.set(&range.topic, range.partition, range.end);
+        for (topic, partition, stop) in end.iter() {
+            // A topic that was created again: the announced range is of the old one (also one that is empty), the next
+            // batch reads the new.
+            let begin = start.get(topic, partition).unwrap_or(0);
+            if from.get(topic, partition).is_none_or(|from| from < begin) {
+                from.set(topic, partition, stop);
             }
         }
         let lost = start.count_to(end).saturating_sub(from.count_to(end));

@@ -130,6 +130,22 @@ async fn failfast_names_the_first_record_that_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_waits_for_the_plan_ends_with_it() {
+    // Far more than the queues hold: the reading thread stands still when the plan fails at its first row.
+    let job = TestJob::new(None, &JobText { source: ", mode = 'FAILFAST', maxOffsetsPerTrigger = 200000", ..CAST });
+    create_topic(&job.topic, 1).await;
+    send(&job.topic, 0, &["{\"id\": 0, \"text\": \"x\"}".to_owned()]);
+    send(&job.topic, 0, &(1..100_000).map(|id| format!("{{\"id\": {id}, \"text\": \"1\"}}")).collect::<Vec<_>>());
+    let started = std::time::Instant::now();
+    let (code, error) = job.fails(&["--available-now"]);
+    assert!(code == 1 && error.contains("offset 0: "), "{error}");
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+    job.write(&JobText { source: ", maxOffsetsPerTrigger = 200000", ..CAST });
+    job.run();
+    assert_eq!(job.lines().await.len(), 99_999);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dropmalformed_counts_and_keeps_nothing() {
     let job = TestJob::new(None, &JobText { source: ", mode = 'DROPMALFORMED'", ..CAST });
     create_topic(&job.topic, 1).await;
