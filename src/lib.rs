@@ -17,6 +17,7 @@ pub mod produce; // prices into Kafka: Binance, candles, the simulator, a replay
 pub mod source; // which offsets a batch reads, and reading exactly those
 pub mod decode; // bytes -> RecordBatch, and a dead letter for what is no record
 pub mod window; // event-time windows: their arithmetic, their SQL, their plans
+pub mod session; // DataFusion sessions that know windows, and SQL planned in them
 pub mod sink; // RecordBatch -> staged files, a Kafka transaction, the console
 pub mod checkpoint; // what batch N reads, what it produced, that it is done
 pub mod stream; // the engine: plan, run and commit one micro-batch after another

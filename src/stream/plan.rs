@@ -24,11 +24,9 @@ use tokio::sync::mpsc::Receiver;
 
 use super::stateless;
 use crate::{
-    catalog::{
-        Connector, Insert, Job, SqlText, Table, locate_error,
-        session::{SessionLimits, session},
-    },
+    catalog::{Connector, Insert, Job, SqlText, Table, locate_error},
     error::{Error, Result},
+    session::{SessionLimits, plan_sql, session},
 };
 
 /// What a plan's operators may hold in memory.
@@ -172,7 +170,7 @@ impl BatchInput {
 }
 
 async fn plan_select(context: &SessionContext, select: &SqlText) -> Result<LogicalPlan> {
-    context.state().create_logical_plan(select.sql()).await.map_err(|error| locate_error(error, select))
+    plan_sql(&context.state(), select.sql()).await.map_err(|error| locate_error(error, select))
 }
 
 /// The name as SQL identifiers are compared: DataFusion folds what is not quoted to lower case.
