@@ -6,7 +6,7 @@ use arrow::array::{Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::datasource::MemTable;
 use futures::StreamExt;
-use tidemill::catalog::session::{SessionLimits, session};
+use tidemill::session::{SessionLimits, session};
 
 use crate::measure::cpu_s;
 

@@ -4,7 +4,7 @@ use datafusion::{
     common::{SchemaError, TableReference},
     error::DataFusionError,
     sql::{
-        parser::{DFParserBuilder, Statement},
+        parser::Statement,
         resolve::resolve_table_references,
         sqlparser::{ast, parser::ParserError},
     },
@@ -13,6 +13,7 @@ use regex::Regex;
 
 use super::{
     lexer::{Token, TokenKind, tokens},
+    parse::parse_statements,
     text::SqlText,
 };
 use crate::error::{Error, Place, Result, nearest};
@@ -30,8 +31,7 @@ pub struct Relation {
 /// # Errors
 /// `Invalid` at the place of a syntax error.
 pub fn relations(select: &SqlText) -> Result<Vec<Relation>> {
-    let parsed = DFParserBuilder::new(select.sql()).build().and_then(|mut parser| parser.parse_statements());
-    let statements = parsed.map_err(|error| locate_error(error, select))?;
+    let statements = parse_statements(select.sql()).map_err(|error| locate_error(error, select))?;
     let statement = match statements.front() {
         Some(statement @ Statement::Statement(inner)) if matches!(**inner, ast::Statement::Query(_)) => statement,
         _ => return Err(Error::invalid("expected a SELECT").at(first_place(select))),
@@ -70,7 +70,13 @@ fn located(error: DataFusionError, select: &SqlText, known: Option<Place>) -> Er
         DataFusionError::SQL(parser_error, _) => syntax_error(&parser_error, select),
         DataFusionError::SchemaError(schema_error, _) => schema(&schema_error, select, known),
         DataFusionError::Plan(message) => plan(&message, select, known),
-        DataFusionError::External(inner) if inner.is::<Error>() => Error::from(DataFusionError::External(inner)),
+        DataFusionError::External(inner) if inner.is::<Error>() => {
+            let error = Error::from(DataFusionError::External(inner));
+            match known {
+                Some(place) => error.at(place),
+                None => error,
+            }
+        }
         other => {
             let error = Error::from(other);
             let masked = Error::new(error.kind(), select.mask(error.message()));

@@ -4,20 +4,22 @@
 //! statements, `job.rs` reads them. `ddl.rs` reads the `CREATE TABLE`, `types.rs` its columns' types; `options.rs`,
 //! `connector.rs`, `kafka_table.rs`, `kafka_offsets.rs` and `file_table.rs` the `WITH` clause; `table.rs` holds the
 //! result in types, so that nothing after this module handles an option as text. `check.rs` looks at the job as a
-//! whole, `locate.rs` finds the place of DataFusion's errors. `session.rs` makes sessions.
+//! whole, `locate.rs` finds the place of DataFusion's errors. `parse.rs` is the one place that parses SELECTs, and
+//! `group_window.rs` names the windows of their GROUP BY.
 
 mod check;
 mod connector;
 mod cursor;
 mod ddl;
 mod file_table;
+mod group_window;
 pub mod job;
 mod kafka_offsets;
 mod kafka_table;
 mod lexer;
 mod locate;
 mod options;
-pub mod session;
+mod parse;
 pub mod table;
 mod text;
 mod types;
@@ -27,6 +29,7 @@ mod watermark;
 pub use job::{Insert, Job, Variables, View};
 pub use locate::{OFFSET_HELP, locate_error, names_offset};
 pub use options::parse_duration;
+pub use parse::{KEYS_ARGUMENT, WINDOW_FUNCTIONS, parse_statements, window_function};
 pub use table::{
     AvroOptions, Column, Compression, Connector, ConsoleTable, CsvOptions, DecodeOptions, EVENT_TIME, FileFormat,
     FileTable, KafkaClientOptions, KafkaColumn, KafkaTable, OffsetSpec, ParseMode, PayloadFormat, StartingOffsets,

@@ -14,9 +14,9 @@ use clap::Args;
 
 use super::job::{VariableArgs, read_job};
 use crate::{
-    catalog::session::SessionLimits,
     error::{Error, ErrorKind, Result},
     query::{MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, Script, TABLE_ROWS_DEFAULT},
+    session::SessionLimits,
 };
 
 mod shell;

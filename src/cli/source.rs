@@ -10,9 +10,9 @@ use super::{
     query::bytes,
 };
 use crate::{
-    catalog::session::SessionLimits,
     error::{Error, Result},
     query::{MEMORY_BYTES_DEFAULT, QuerySession, Script},
+    session::SessionLimits,
 };
 
 /// What to read.

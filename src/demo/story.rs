@@ -10,12 +10,12 @@ use super::{
     prices::{Feed, SentCounts},
 };
 use crate::{
-    catalog::session::SessionLimits,
     checkpoint::Ledger,
     clock::{self, Stopwatch},
     error::{Error, ErrorKind, Result},
     model::{Registry, TrainOptions, report, train},
     query::{MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, TABLE_ROWS_DEFAULT},
+    session::SessionLimits,
     verify::Verdict,
 };
 

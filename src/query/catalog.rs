@@ -19,8 +19,11 @@ use super::{
     kafka_table::KafkaRange,
 };
 use crate::{
-    catalog::{Connector, FileFormat, FileTable, Job, StartingOffsets, Subscription, Table, locate_error},
+    catalog::{
+        Connector, FileFormat, FileTable, Job, StartingOffsets, Subscription, Table, locate_error, parse_statements,
+    },
     error::{Error, Result, nearest},
+    session::plan_sql,
 };
 
 /// Views of views that are followed to find the columns of an output.
@@ -102,7 +105,7 @@ impl QueryTables {
                 return self.table_of(job, table).await.map(Some);
             }
             if let Some(view) = job.views.iter().find(|view| view.name.eq_ignore_ascii_case(name)) {
-                let plan = self.state()?.create_logical_plan(view.select.sql()).await;
+                let plan = plan_sql(&self.state()?, view.select.sql()).await;
                 let plan = plan.map_err(|error| locate_error(error, &view.select))?;
                 return Ok(Some(Arc::new(ViewTable::new(plan, Some(view.select.to_string())))));
             }
@@ -175,7 +178,7 @@ impl QueryTables {
         if !reads_declared_tables(&state, job, insert.select.sql(), 0) {
             return None;
         }
-        match state.create_logical_plan(insert.select.sql()).await {
+        match plan_sql(&state, insert.select.sql()).await {
             Ok(plan) => Some(Arc::clone(plan.schema().inner())),
             Err(error) => {
                 tracing::warn!(table = table.name, %error, "the job's INSERT does not plan, so its columns are guessed");
@@ -187,9 +190,8 @@ impl QueryTables {
 
 /// Whether planning `select` needs nothing but declarations: no file is looked at, and no output needs its own columns.
 fn reads_declared_tables(state: &SessionState, job: &Job, select: &str, depth: usize) -> bool {
-    let dialect = state.config().options().sql_parser.dialect;
-    let Ok(statement) = state.sql_to_statement(select, &dialect) else { return false };
-    let Ok(names) = state.resolve_table_references(&statement) else { return false };
+    let Ok(statements) = parse_statements(select) else { return false };
+    let Some(Ok(names)) = statements.front().map(|it| state.resolve_table_references(it)) else { return false };
     names.iter().all(|name| {
         match (job.table(name.table()), job.views.iter().find(|it| it.name.eq_ignore_ascii_case(name.table()))) {
             (Some(table), _) => matches!(table.connector, Connector::Kafka(_)),

@@ -24,8 +24,9 @@ pub(super) fn from_datafusion(error: DataFusionError, script: Option<&Script>) -
                 let width = if same_line { span.end.column.saturating_sub(span.start.column) } else { 1 };
                 script.place(number(span.start.line), number(span.start.column), number(width))
             });
+            let is_ours = matches!(&*inner, DataFusionError::External(error) if error.is::<Error>());
             let error = from_datafusion(*inner, script);
-            let error = if error.kind() == ErrorKind::Invalid && !diagnostic.message.is_empty() {
+            let error = if error.kind() == ErrorKind::Invalid && !is_ours && !diagnostic.message.is_empty() {
                 Error::invalid(error.message().trim_start_matches("Schema error: ").to_owned())
             } else {
                 error

@@ -7,8 +7,8 @@ use datafusion::{
     execution::SendableRecordBatchStream,
     prelude::SessionContext,
     sql::{
-        parser::{CopyToSource, DFParserBuilder, Statement},
-        sqlparser::{ast::Statement as SqlStatement, dialect::GenericDialect},
+        parser::{CopyToSource, Statement},
+        sqlparser::ast::Statement as SqlStatement,
     },
 };
 use futures::StreamExt;
@@ -19,11 +19,9 @@ use super::{
     failure,
 };
 use crate::{
-    catalog::{
-        Job,
-        session::{SessionLimits, session},
-    },
+    catalog::{Job, parse_statements},
     error::{Error, Place, Result},
+    session::{SessionLimits, plan_statement, session},
     store::Store,
 };
 
@@ -129,12 +127,8 @@ impl QuerySession {
     /// # Errors
     /// `Invalid`, with the place.
     pub fn parse(&self, script: &Script) -> Result<Vec<Statement>> {
-        let dialect = GenericDialect {};
-        let statements = DFParserBuilder::new(script.text.as_str())
-            .with_dialect(&dialect)
-            .build()
-            .and_then(|mut parser| parser.parse_statements())
-            .map_err(|error| failure::from_datafusion(error, Some(script)))?;
+        let statements =
+            parse_statements(&script.text).map_err(|error| failure::from_datafusion(error, Some(script)))?;
         Ok(statements.into())
     }
 
@@ -145,7 +139,7 @@ impl QuerySession {
     pub async fn run(&self, script: &Script, statement: Statement) -> Result<Rows> {
         self.check(script, &statement).await?;
         let explained = |error| failure::from_datafusion(error, Some(script));
-        let plan = self.context.state().statement_to_plan(statement).await.map_err(explained)?;
+        let plan = plan_statement(&self.context.state(), statement).await.map_err(explained)?;
         let frame = self.context.execute_logical_plan(plan).await.map_err(explained)?;
         let stream = frame.execute_stream().await.map_err(explained)?;
         Ok(Rows { stream, script: script.clone() })

@@ -75,7 +75,7 @@ mod tests {
     use datafusion::datasource::empty::EmptyTable;
 
     use super::*;
-    use crate::catalog::session::{SessionLimits, session};
+    use crate::session::{SessionLimits, session};
 
     async fn verdict(select: &str) -> Result<()> {
         let context = session(SessionLimits { memory_bytes: 1 << 20, partitions: 1 }).unwrap();

@@ -28,11 +28,9 @@ use super::{
     windowed::{self, LateRows, PlannedStages, Stages, Watermarks},
 };
 use crate::{
-    catalog::{
-        Connector, Insert, Job, ParseMode, SqlText, Table, Watermark, locate_error,
-        session::{SessionLimits, session},
-    },
+    catalog::{Connector, Insert, Job, ParseMode, SqlText, Table, Watermark, locate_error},
     error::{Error, Result},
+    session::{SessionLimits, plan_sql, session},
 };
 
 /// What a plan's operators may hold in memory.
@@ -277,7 +275,7 @@ impl BatchInput {
 }
 
 async fn plan_select(context: &SessionContext, select: &SqlText) -> Result<LogicalPlan> {
-    context.state().create_logical_plan(select.sql()).await.map_err(|error| locate_error(error, select))
+    plan_sql(&context.state(), select.sql()).await.map_err(|error| locate_error(error, select))
 }
 
 /// The name as SQL identifiers are compared: DataFusion folds what is not quoted to lower case.

@@ -1,13 +1,26 @@
 //! Event-time windows: what they are, how SQL spells them, and how a batch plan assigns rows to them.
 //!
-//! `spec.rs` is the arithmetic, `wall.rs` its calendar; `node.rs` and `session.rs` are the logical nodes.
+//! `spec.rs` is the arithmetic, `wall.rs` its calendar; `node.rs` and `session.rs` are the logical nodes, `planner.rs`
+//! leads from them to `assign_exec.rs` and `session_exec.rs`. `relation.rs` reads windows in FROM, `grouped.rs` windows
+//! in GROUP BY, and `arguments.rs` what stands in their parentheses.
 
+mod arguments;
+mod assign_exec;
+mod event_time;
+mod grouped;
 mod node;
+mod planner;
+mod relation;
 mod session;
+mod session_exec;
 mod spec;
 mod wall;
+mod window_time;
 
+pub use event_time::event_time;
+pub use grouped::{Calls, assign_groups};
 pub use node::WindowAssign;
+pub use planner::register;
 pub use session::SessionAssign;
 pub use spec::{WINDOWS_PER_ROW_MAX, Window, WindowKind, WindowSpec};
 

@@ -42,15 +42,17 @@ impl WindowAssign {
         Ok(Self { input, time, spec, schema })
     }
 
+    /// The input's columns that come out, then the three of the window.
+    pub fn schema_ref(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
     /// It as a plan.
     pub fn into_plan(self) -> LogicalPlan {
         LogicalPlan::Extension(Extension { node: Arc::new(self) })
     }
 
     /// Which columns of the input come out, by index, in their order.
-    ///
-    /// # Errors
-    /// None, unless the time column is gone.
     pub fn kept(&self) -> Vec<usize> {
         kept(self.input.schema())
     }

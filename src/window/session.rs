@@ -43,6 +43,11 @@ impl SessionAssign {
         Ok(Self { input, time, gap_us, keys, schema })
     }
 
+    /// The input's columns that come out, then the three of the window.
+    pub fn schema_ref(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
     /// It as a plan.
     pub fn into_plan(self) -> LogicalPlan {
         LogicalPlan::Extension(Extension { node: Arc::new(self) })

@@ -5,9 +5,11 @@ use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::datasource::empty::EmptyTable;
 use proptest::prelude::*;
-use tidemill::catalog::{
-    Compression, Connector, FileFormat, FileTable, Job, KafkaColumn, KafkaTable, OffsetSpec, ParseMode, PayloadFormat,
-    StartingOffsets, Subscription, Variables, locate_error,
+use tidemill::{
+    catalog::{
+        Compression, Connector, FileFormat, FileTable, Job, KafkaColumn, KafkaTable, OffsetSpec, ParseMode,
+        PayloadFormat, StartingOffsets, Subscription, Variables, locate_error,
+    },
     session::{SessionLimits, session},
 };
 

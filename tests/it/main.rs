@@ -20,3 +20,4 @@ mod sql_files;
 mod store;
 mod stream;
 mod tidy;
+mod window;

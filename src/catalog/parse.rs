@@ -1,0 +1,234 @@
+//! SQL text into DataFusion's statements, with the spellings of event-time windows that the parser lacks.
+//!
+//! Flink's `TUMBLE(TABLE t PARTITION BY k, DESCRIPTOR(ts), ...)` does not parse. So the words in question are
+//! overwritten, character by character, with a spelling that does: places in the text stay what they are.
+
+use std::{borrow::Cow, collections::VecDeque, ops::ControlFlow};
+
+use datafusion::{
+    error::DataFusionError,
+    sql::{
+        parser::{CopyToSource, DFParserBuilder, Statement},
+        sqlparser::{
+            ast::{
+                Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, ObjectName,
+                Query, TableFactor, VisitMut, VisitorMut,
+            },
+            dialect::GenericDialect,
+            parser::Parser,
+        },
+    },
+};
+
+use super::{
+    group_window,
+    lexer::{Token, TokenKind, tokens},
+};
+
+/// The table functions that assign rows to windows.
+pub const WINDOW_FUNCTIONS: [&str; 4] = ["tumble", "hop", "cumulate", "session"];
+
+/// The name of the argument that Flink's `PARTITION BY` becomes.
+pub const KEYS_ARGUMENT: &str = "keys";
+
+/// Parses `sql`. A table that a window function reads becomes a subquery, `(SELECT * FROM t)`, so that whoever looks for
+/// the tables of a statement finds it.
+///
+/// # Errors
+/// The parser's.
+pub fn parse_statements(sql: &str) -> Result<VecDeque<Statement>, DataFusionError> {
+    let dialect = GenericDialect {};
+    let text = accepted_by_the_parser(sql);
+    let mut statements = DFParserBuilder::new(text.as_ref()).with_dialect(&dialect).build()?.parse_statements()?;
+    for statement in &mut statements {
+        rewrite(statement)?;
+    }
+    Ok(statements)
+}
+
+/// `sql` with `TABLE` blanked out and `PARTITION BY` replaced inside the calls of window functions.
+fn accepted_by_the_parser(sql: &str) -> Cow<'_, str> {
+    // What is not closed is for the parser to say.
+    let Ok(found) = tokens(sql) else { return Cow::Borrowed(sql) };
+    let mut text = Cow::Borrowed(sql);
+    for (at, pair) in found.windows(2).enumerate() {
+        let is_call = WINDOW_FUNCTIONS.iter().any(|name| pair[0].is_word(name)) && pair[1].is_symbol('(');
+        if is_call {
+            rewrite_call(&found[at + 2..], &mut text);
+        }
+    }
+    text
+}
+
+/// `found` are the tokens after the opening parenthesis.
+fn rewrite_call(found: &[Token], text: &mut Cow<'_, str>) {
+    let mut depth = 0;
+    for (at, token) in found.iter().enumerate() {
+        match token.value.as_str() {
+            "(" if token.kind == TokenKind::Symbol => depth += 1,
+            ")" if token.kind == TokenKind::Symbol && depth == 0 => return,
+            ")" if token.kind == TokenKind::Symbol => depth -= 1,
+            _ => {}
+        }
+        let Some(next) = found.get(at + 1).filter(|_| depth == 0) else { continue };
+        let starts_argument = at == 0 || [',', '>'].iter().any(|symbol| found[at - 1].is_symbol(*symbol));
+        let is_name = matches!(next.kind, TokenKind::Word | TokenKind::QuotedName) || next.is_symbol('(');
+        if token.is_word("table") && starts_argument && is_name {
+            overwrite(text, token, "");
+        } else if token.is_word("partition") && next.is_word("by") {
+            overwrite(text, token, ",keys");
+            overwrite(text, next, "=>");
+        }
+    }
+}
+
+/// Puts `new` and blanks where `token` stands.
+fn overwrite(text: &mut Cow<'_, str>, token: &Token, new: &str) {
+    let width = token.range.len();
+    text.to_mut().replace_range(token.range.clone(), &format!("{new:width$}"));
+}
+
+fn rewrite(statement: &mut Statement) -> Result<(), DataFusionError> {
+    let mut rewriter = Rewriter;
+    let flow = match statement {
+        Statement::Statement(statement) => statement.visit(&mut rewriter),
+        Statement::Explain(explain) => return rewrite(&mut explain.statement),
+        Statement::CopyTo(copy) => match &mut copy.source {
+            CopyToSource::Query(query) => query.visit(&mut rewriter),
+            CopyToSource::Relation(_) => ControlFlow::Continue(()),
+        },
+        Statement::CreateExternalTable(_) | Statement::Reset(_) => ControlFlow::Continue(()),
+    };
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Rewriter;
+
+impl VisitorMut for Rewriter {
+    type Break = DataFusionError;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<DataFusionError> {
+        group_window::rewrite(query);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<DataFusionError> {
+        if let TableFactor::Table { name, alias, args: Some(args), .. } = factor
+            && window_function(name).is_some()
+        {
+            let expr = Expr::Function(call(name.clone(), std::mem::take(&mut args.args)));
+            *factor = TableFactor::TableFunction { expr, alias: alias.take() };
+        }
+        if let TableFactor::TableFunction { expr: Expr::Function(function), .. } = factor
+            && window_function(&function.name).is_some()
+            && let FunctionArguments::List(list) = &mut function.args
+            && let Some(argument) = list.args.first_mut()
+        {
+            let expr = match argument {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))
+                | FunctionArg::Named { arg: FunctionArgExpr::Expr(expr), .. }
+                | FunctionArg::ExprNamed { arg: FunctionArgExpr::Expr(expr), .. } => expr,
+                _ => return ControlFlow::Continue(()),
+            };
+            let name = match expr {
+                Expr::Identifier(name) => ObjectName::from(vec![name.clone()]),
+                Expr::CompoundIdentifier(names) => ObjectName::from(names.clone()),
+                _ => return ControlFlow::Continue(()),
+            };
+            match all_of(name) {
+                Ok(query) => *expr = Expr::Subquery(query),
+                Err(error) => return ControlFlow::Break(error),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Which window function a name is.
+pub fn window_function(name: &ObjectName) -> Option<&'static str> {
+    let [part] = name.0.as_slice() else { return None };
+    let ident = part.as_ident()?;
+    WINDOW_FUNCTIONS.into_iter().find(|it| ident.value.eq_ignore_ascii_case(it))
+}
+
+fn call(name: ObjectName, args: Vec<FunctionArg>) -> Function {
+    let list = FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() };
+    Function {
+        name,
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(list),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    }
+}
+
+/// `SELECT * FROM table`
+fn all_of(table: ObjectName) -> Result<Box<Query>, DataFusionError> {
+    let dialect = GenericDialect {};
+    let mut query = Parser::new(&dialect).try_with_sql("SELECT * FROM t").and_then(|mut it| it.parse_query())?;
+    let mut namer = Namer(table);
+    // It never breaks off.
+    let _ = query.visit(&mut namer);
+    Ok(query)
+}
+
+struct Namer(ObjectName);
+
+impl VisitorMut for Namer {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<()> {
+        relation.clone_from(&self.0);
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::resolve::resolve_table_references;
+
+    use super::*;
+
+    #[test]
+    fn overwrites_character_by_character() {
+        for (sql, text) in [
+            (
+                "SELECT * FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), x))",
+                "SELECT * FROM TABLE(TUMBLE(      t, DESCRIPTOR(ts), x))",
+            ),
+            (
+                "FROM session(DATA => TABLE \"T\" PARTITION\n BY (a, b), y)",
+                "FROM session(DATA =>       \"T\" ,keys    \n => (a, b), y)",
+            ),
+            (
+                "FROM HOP(t, f(TABLE), 'TABLE t') -- TUMBLE(TABLE t",
+                "FROM HOP(t, f(TABLE), 'TABLE t') -- TUMBLE(TABLE t",
+            ),
+            ("TABLE t; SELECT sum(x) OVER (PARTITION BY y)", "TABLE t; SELECT sum(x) OVER (PARTITION BY y)"),
+            ("SELECT 'open", "SELECT 'open"),
+        ] {
+            assert_eq!(accepted_by_the_parser(sql), text);
+        }
+    }
+
+    #[test]
+    fn the_table_inside_a_window_function_is_found() {
+        for sql in [
+            "SELECT * FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE))",
+            "SELECT * FROM TUMBLE(t, ts, INTERVAL '1' MINUTE) AS w",
+            "EXPLAIN SELECT * FROM HOP(DATA => TABLE t, TIMECOL => DESCRIPTOR(ts))",
+            "COPY (SELECT * FROM SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), 1)) TO 'x'",
+        ] {
+            let statement = parse_statements(sql).unwrap().pop_back().unwrap();
+            let (tables, _) = resolve_table_references(&statement, true).unwrap();
+            let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+            assert_eq!(names, ["t"], "{sql}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The one place that makes a DataFusion session and plans SQL in it, so that streams and queries plan alike.
+
+use std::sync::Arc;
+
+use datafusion::{
+    common::Result as DataFusionResult,
+    error::DataFusionError,
+    execution::{
+        SessionState, SessionStateBuilder,
+        disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        memory_pool::FairSpillPool,
+        runtime_env::RuntimeEnvBuilder,
+    },
+    logical_expr::LogicalPlan,
+    prelude::{SessionConfig, SessionContext},
+    sql::parser::Statement,
+};
+
+use crate::{
+    catalog::parse_statements,
+    error::{Error, Result},
+    window,
+};
+
+/// Limits and parallelism of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionLimits {
+    /// Bytes for sorts, joins and aggregates; beyond it they spill to the disk's temporary directory.
+    pub memory_bytes: usize,
+    pub partitions: usize,
+}
+
+/// A session whose strings are `Utf8` (not views: files, state and decoders agree on one type), whose memory is
+/// bounded, and which knows event-time windows.
+///
+/// # Errors
+/// `Internal` if the temporary directory cannot be used.
+pub fn session(limits: SessionLimits) -> Result<SessionContext> {
+    let mut config = SessionConfig::new().with_target_partitions(limits.partitions).with_information_schema(true);
+    let options = config.options_mut();
+    options.sql_parser.map_string_types_to_utf8view = false;
+    // For errors that point at their place.
+    options.sql_parser.collect_spans = true;
+    options.execution.parquet.schema_force_view_types = false;
+    options.execution.time_zone = Some("+00:00".to_owned());
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes)))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::OsTmpDirectory))
+        .build_arc()?;
+    let builder = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+    let state = window::register(builder).build();
+    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+    let context = SessionContext::new_with_state(state);
+    Ok(context)
+}
+
+/// The logical plan of a statement that `catalog::parse_statements` made, with its windows assigned.
+///
+/// # Errors
+/// DataFusion's, with ours inside.
+pub async fn plan_statement(state: &SessionState, statement: Statement) -> DataFusionResult<LogicalPlan> {
+    let calls = window::Calls::of(&statement);
+    let plan = state.statement_to_plan(statement).await?;
+    window::assign_groups(plan, &calls)
+}
+
+/// The logical plan of one statement.
+///
+/// # Errors
+/// As `plan_statement`; those of the parser.
+pub async fn plan_sql(state: &SessionState, sql: &str) -> DataFusionResult<LogicalPlan> {
+    let mut statements = parse_statements(sql)?;
+    match (statements.pop_front(), statements.is_empty()) {
+        (Some(statement), true) => plan_statement(state, statement).await,
+        _ => Err(DataFusionError::from(Error::invalid("one statement is wanted here"))),
+    }
+}

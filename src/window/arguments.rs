@@ -1,0 +1,261 @@
+//! The arguments of window functions: durations and time zones, by position or by name.
+
+use std::fmt;
+
+use arrow::datatypes::{DataType, IntervalUnit};
+use chrono_tz::Tz;
+use datafusion::{
+    common::{Diagnostic, ScalarValue, Span},
+    error::DataFusionError,
+    logical_expr::Expr,
+};
+
+use super::{WindowKind, WindowSpec, spec::duration, wall::DAY_US};
+use crate::error::{Error, nearest};
+
+/// A window function, with the order of its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Function {
+    Tumble,
+    Hop,
+    Cumulate,
+    Session,
+    /// Spark's `window`: the size first.
+    Window,
+    /// Spark's `session_window`.
+    SessionWindow,
+}
+
+/// What a measure of a window is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    Size,
+    Slide,
+    Step,
+    Gap,
+    Offset,
+}
+
+/// One argument as it was written.
+#[derive(Debug)]
+pub struct Argument {
+    /// In lower case.
+    pub name: Option<String>,
+    pub value: Expr,
+    pub span: Option<Span>,
+}
+
+/// An error at its place in the SQL.
+pub fn at(error: Error, span: Option<Span>) -> DataFusionError {
+    match span {
+        // Without a message of its own: the error says it.
+        Some(span) => DataFusionError::from(error).with_diagnostic(Diagnostic::new_error("", Some(span))),
+        None => error.into(),
+    }
+}
+
+impl Function {
+    pub const ALL: [Self; 6] =
+        [Self::Tumble, Self::Hop, Self::Cumulate, Self::Session, Self::Window, Self::SessionWindow];
+
+    /// The function of that name, in any case.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|function| function.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Its name in SQL, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tumble => "tumble",
+            Self::Hop => "hop",
+            Self::Cumulate => "cumulate",
+            Self::Session => "session",
+            Self::Window => "window",
+            Self::SessionWindow => "session_window",
+        }
+    }
+
+    /// The measures in their order, and how many of them must be there.
+    fn measures(self) -> (&'static [Measure], usize) {
+        use Measure::{Gap, Offset, Size, Slide, Step};
+        match self {
+            Self::Tumble => (&[Size, Offset], 1),
+            Self::Hop => (&[Slide, Size, Offset], 2),
+            Self::Cumulate => (&[Step, Size, Offset], 2),
+            Self::Session | Self::SessionWindow => (&[Gap], 1),
+            Self::Window => (&[Size, Slide, Offset], 1),
+        }
+    }
+
+    /// How it is written; `before` is what comes in front of the measures.
+    pub fn usage(self, before: &str) -> String {
+        let (measures, needed) = self.measures();
+        let measures = measures.iter().enumerate();
+        let words =
+            measures.map(|(at, measure)| if at < needed { format!("{measure}") } else { format!("[{measure}]") });
+        let name = self.name();
+        let name =
+            if matches!(self, Self::Window | Self::SessionWindow) { name.to_owned() } else { name.to_uppercase() };
+        format!("{name}({before}{})", words.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The window that the measures make. `zone` is that of the time column, for want of one among the arguments;
+    /// `whole` is the place of the call, and `before` as in `usage`.
+    ///
+    /// # Errors
+    /// `Invalid` or `Unsupported` at the argument that is wrong.
+    pub fn spec(
+        self,
+        arguments: &[Argument],
+        zone: Option<Tz>,
+        whole: Option<Span>,
+        before: &str,
+    ) -> Result<WindowSpec, DataFusionError> {
+        let mut bound = self.bind(arguments, whole, before)?;
+        let mut take = |wanted: Measure| {
+            let found = bound.values.iter().position(|(measure, ..)| *measure == wanted)?;
+            Some(bound.values.swap_remove(found).1)
+        };
+        let offset = take(Measure::Offset).unwrap_or(0);
+        let (kind, size) = match self {
+            Self::Tumble => (WindowKind::Tumble, take(Measure::Size)),
+            Self::Hop => (WindowKind::Hop { slide_us: take(Measure::Slide).unwrap_or(0) }, take(Measure::Size)),
+            Self::Cumulate => (WindowKind::Cumulate { step_us: take(Measure::Step).unwrap_or(0) }, take(Measure::Size)),
+            Self::Session | Self::SessionWindow => (WindowKind::Session, take(Measure::Gap)),
+            Self::Window => {
+                let (size, slide) = (take(Measure::Size), take(Measure::Slide));
+                match (slide, size) {
+                    (Some(slide_us), Some(size)) if slide_us > size => {
+                        let error = Error::invalid(format!(
+                            "the slide of window(), {}, is longer than its size, {}",
+                            duration(slide_us),
+                            duration(size)
+                        ));
+                        return Err(at(error.help("the size comes first, then the slide"), whole));
+                    }
+                    (Some(slide_us), size) if Some(slide_us) != size => (WindowKind::Hop { slide_us }, size),
+                    (_, size) => (WindowKind::Tumble, size),
+                }
+            }
+        };
+        let zone = bound.zone.or(zone).filter(|zone| kind != WindowKind::Session && *zone != Tz::UTC);
+        WindowSpec::new(kind, size.unwrap_or(0), offset, zone).map_err(|error| at(error, whole))
+    }
+
+    fn bind(self, arguments: &[Argument], whole: Option<Span>, before: &str) -> Result<Bound, DataFusionError> {
+        let (measures, needed) = self.measures();
+        let usage = || format!("write {}", self.usage(before));
+        let mut bound = Bound { values: Vec::new(), zone: None };
+        let mut position = 0;
+        for argument in arguments {
+            let measure = match argument.name.as_deref() {
+                Some("zone") => None,
+                Some(name) => {
+                    let names: Vec<String> = measures.iter().map(|it| it.to_string().to_lowercase()).collect();
+                    let found = names.iter().position(|it| it == name).map(|index| measures[index]);
+                    if found.is_none() {
+                        let error = Error::invalid(format!("{} has no argument '{name}'", self.name()));
+                        let near = nearest(name, names.iter().map(String::as_str));
+                        let help = near.map_or_else(usage, |near| format!("did you mean {}?", near.to_uppercase()));
+                        return Err(at(error.help(help), argument.span));
+                    }
+                    found
+                }
+                None if zone_of(&argument.value).is_some() => None,
+                None => {
+                    position += 1;
+                    match measures.get(position - 1) {
+                        Some(measure) => Some(*measure),
+                        None => {
+                            let error = Error::invalid(format!("{} has too many arguments", self.name()));
+                            return Err(at(error.help(usage()), argument.span.or(whole)));
+                        }
+                    }
+                }
+            };
+            match measure {
+                Some(measure) => {
+                    let us =
+                        duration_us(&argument.value, measure).map_err(|error| at(error, argument.span.or(whole)))?;
+                    bound.values.push((measure, us));
+                }
+                None => {
+                    let unknown = || Error::invalid(format!("'{}' is no time zone", argument.value));
+                    let zone = zone_of(&argument.value);
+                    let zone = zone.ok_or_else(|| at(unknown().help("use one like 'Europe/Paris'"), argument.span))?;
+                    bound.zone = Some(zone);
+                }
+            }
+        }
+        let missing = measures[..needed].iter().find(|wanted| !bound.values.iter().any(|(found, _)| found == *wanted));
+        if let Some(missing) = missing {
+            let error = Error::invalid(format!("{} needs its {}", self.name(), missing.to_string().to_lowercase()));
+            return Err(at(error.help(usage()), whole));
+        }
+        Ok(bound)
+    }
+}
+
+struct Bound {
+    values: Vec<(Measure, i64)>,
+    zone: Option<Tz>,
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Size => "SIZE",
+            Self::Slide => "SLIDE",
+            Self::Step => "STEP",
+            Self::Gap => "GAP",
+            Self::Offset => "OFFSET",
+        })
+    }
+}
+
+/// Does the expression say a duration, and not a column?
+pub fn is_literal(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(..))
+}
+
+/// A zone with clock changes, by its name.
+fn zone_of(expr: &Expr) -> Option<Tz> {
+    let Expr::Literal(ScalarValue::Utf8(Some(name)) | ScalarValue::Utf8View(Some(name)), _) = expr else { return None };
+    name.parse().ok()
+}
+
+/// The zone of a timestamp column, if its clock says more than the offset from UTC.
+pub fn zone_of_type(data_type: &DataType) -> Option<Tz> {
+    let DataType::Timestamp(_, Some(zone)) = data_type else { return None };
+    zone.parse().ok()
+}
+
+/// `INTERVAL '1' MINUTE` or `'1 minute'`, in microseconds.
+fn duration_us(expr: &Expr, measure: Measure) -> Result<i64, Error> {
+    let what = measure.to_string().to_lowercase();
+    let wanted = || {
+        Error::invalid(format!("the {what} of a window is an interval, not {expr}"))
+            .help("write INTERVAL '1' MINUTE or '1 minute'")
+    };
+    let Expr::Literal(value, _) = expr else { return Err(wanted()) };
+    let interval = DataType::Interval(IntervalUnit::MonthDayNano);
+    let value = match value {
+        ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) | ScalarValue::LargeUtf8(Some(text)) => {
+            let text = text.trim();
+            let text = text.get(..9).filter(|it| it.eq_ignore_ascii_case("interval ")).map_or(text, |_| &text[9..]);
+            ScalarValue::try_from_string(text.to_owned(), &interval).map_err(|_| wanted())?
+        }
+        other => other.cast_to(&interval).map_err(|_| wanted())?,
+    };
+    let ScalarValue::IntervalMonthDayNano(Some(interval)) = value else { return Err(wanted()) };
+    if interval.months != 0 {
+        return Err(Error::invalid(format!("the {what} of a window counts no months or years: they differ in length"))
+            .help("count in days, INTERVAL '30' DAY, or group by date_trunc('month', ...)"));
+    }
+    if interval.nanoseconds % 1_000 != 0 {
+        return Err(Error::invalid(format!("the {what} of a window is no whole number of microseconds")));
+    }
+    let days = i64::from(interval.days).checked_mul(DAY_US);
+    let us = days.and_then(|days| days.checked_add(interval.nanoseconds / 1_000));
+    us.ok_or_else(|| Error::invalid(format!("the {what} of a window is too long")))
+}
