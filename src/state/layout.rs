@@ -25,6 +25,8 @@ pub struct StateLayout {
     pub start: usize,
     /// Column of the window's (or pane's) end.
     pub end: usize,
+    /// Column of the window's event time, its end less a millisecond, if it is grouped by.
+    pub time: Option<usize>,
     /// Column with the number of input rows that a row of state stands for.
     pub rows: usize,
     pub labels: Labels,
@@ -71,6 +73,9 @@ impl StateLayout {
         let taken = take_record_batch(batch, &UInt32Array::from(rows))?;
         let mut columns = taken.columns().to_vec();
         self.relabel(&mut columns, self.start, start_us)?;
+        if let Some(time) = self.time {
+            self.relabel(&mut columns, time, end_us.iter().map(|end| end.saturating_sub(1000)).collect())?;
+        }
         self.relabel(&mut columns, self.end, end_us)?;
         Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), columns)?))
     }

@@ -200,7 +200,16 @@ struct Sorted {
 struct Pane {
     start_us: i64,
     end_us: i64,
-    is_open: bool,
+    stands: Stands,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    Open,
+    /// All windows that hold it are closed.
+    Closed,
+    /// Between the windows of a hop whose slide is longer than its size: no window asks for it.
+    Between,
 }
 
 impl Assign {
@@ -212,7 +221,7 @@ impl Assign {
             Labels::Panes(_) => self.panes(&times, &mut sorted),
         }
         let aside = if sorted.aside.is_empty() { None } else { Some(self.set_aside(batch, &times, &sorted)?) };
-        let identity = sorted.rows.len() == batch.num_rows() && sorted.aside.is_empty() && self.is_one_to_one();
+        let identity = sorted.rows.len() == batch.num_rows() && self.is_one_to_one();
         let kept = batch.project(&self.kept)?;
         let kept = if identity { kept } else { take_record_batch(&kept, &UInt32Array::from(sorted.rows))? };
         let mut columns = kept.columns().to_vec();
@@ -229,19 +238,23 @@ impl Assign {
     }
 
     fn panes(&self, times: &Int64Array, sorted: &mut Sorted) {
-        let mut pane = Pane { start_us: i64::MAX, end_us: i64::MIN, is_open: false };
+        let mut pane = Pane { start_us: i64::MAX, end_us: i64::MIN, stands: Stands::Between };
         for (row, time) in (0u32..).zip(times) {
             let Some(time) = self.in_time(row, time, sorted) else { continue };
             if time < pane.start_us || time >= pane.end_us || self.spec.zone.is_some() {
                 pane = self.pane(time);
             }
-            if pane.is_open {
-                sorted.rows.push(row);
-                sorted.start_us.push(pane.start_us);
-                sorted.end_us.push(pane.end_us);
-            } else {
-                sorted.aside.push(row);
-                sorted.reasons.push(Reason::Late);
+            match pane.stands {
+                Stands::Open => {
+                    sorted.rows.push(row);
+                    sorted.start_us.push(pane.start_us);
+                    sorted.end_us.push(pane.end_us);
+                }
+                Stands::Closed => {
+                    sorted.aside.push(row);
+                    sorted.reasons.push(Reason::Late);
+                }
+                Stands::Between => {}
             }
         }
     }
@@ -253,19 +266,27 @@ impl Assign {
             (WindowKind::Tumble, Some(window)) => window.end_us,
             _ => start_us.saturating_add(self.spec.pane_us().unwrap_or(1)),
         };
-        Pane { start_us, end_us, is_open: self.spec.last_end(time_us) > self.bounds.closed_us }
+        let stands = match window {
+            None => Stands::Between,
+            Some(_) if self.spec.last_end(time_us) > self.bounds.closed_us => Stands::Open,
+            Some(_) => Stands::Closed,
+        };
+        Pane { start_us, end_us, stands }
     }
 
     fn windows(&self, times: &Int64Array, sorted: &mut Sorted) {
         for (row, time) in (0u32..).zip(times) {
             let Some(time) = self.in_time(row, time, sorted) else { continue };
-            let before = sorted.rows.len();
-            for window in self.spec.windows_of(time).filter(|window| window.end_us > self.bounds.closed_us) {
-                sorted.rows.push(row);
-                sorted.start_us.push(window.start_us);
-                sorted.end_us.push(window.end_us);
+            let (before, mut windows) = (sorted.rows.len(), 0);
+            for window in self.spec.windows_of(time) {
+                windows += 1;
+                if window.end_us > self.bounds.closed_us {
+                    sorted.rows.push(row);
+                    sorted.start_us.push(window.start_us);
+                    sorted.end_us.push(window.end_us);
+                }
             }
-            if sorted.rows.len() == before {
+            if sorted.rows.len() == before && windows > 0 {
                 sorted.aside.push(row);
                 sorted.reasons.push(Reason::Late);
             }

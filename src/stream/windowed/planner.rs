@@ -119,7 +119,7 @@ fn take_apart(operator: &Operator, labels: Labels, physical: &Arc<dyn ExecutionP
     let schema = partial.schema();
     // The hidden count comes last, and its state is the count.
     let rows = schema.fields().len().checked_sub(1).ok_or_else(unknown)?;
-    let layout = StateLayout { schema, start: operator.start, end: operator.end, rows, labels };
+    let layout = StateLayout { schema, start: operator.start, end: operator.end, time: operator.time, rows, labels };
     Ok(PlannedOperator {
         name: operator.name.clone(),
         partial: Arc::new(partial),

@@ -135,12 +135,7 @@ impl QueryState {
     ///
     /// # Errors
     /// The plan's, the store's; the state must not be used any more.
-    pub async fn absorb(
-        &mut self,
-        planned: &PlannedStages,
-        watermarks: Watermarks,
-        owner: &str,
-    ) -> Result<Absorbed> {
+    pub async fn absorb(&mut self, planned: &PlannedStages, watermarks: Watermarks, owner: &str) -> Result<Absorbed> {
         let mut files = FileNames { owner: owner.to_owned(), count: 0 };
         let (mut first, mut held_first) = (None, 0);
         for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {

@@ -19,7 +19,9 @@ use super::assign::late_schema;
 use crate::{
     error::{Error, Result},
     stream::stateless,
-    window::{SessionAssign, WINDOW_END, WINDOW_KEY, WINDOW_START, WindowAssign, WindowKind, WindowSpec},
+    window::{
+        EVENT_TIME_KEY, SessionAssign, WINDOW_END, WINDOW_KEY, WINDOW_START, WindowAssign, WindowKind, WindowSpec,
+    },
 };
 
 /// The hidden aggregate that counts input rows.
@@ -44,6 +46,8 @@ pub struct Operator {
     /// Which grouping expressions are the window's start and end.
     pub start: usize,
     pub end: usize,
+    /// Which one is its event time, if any.
+    pub time: Option<usize>,
     /// How it is shown.
     pub name: String,
 }
@@ -175,6 +179,13 @@ fn cut(aggregate: &Aggregate, assign: &WindowAssign, index: usize) -> Result<(Op
     }
     let position = |which| find(&groups, which).ok_or_else(|| Error::internal("the window is not grouped by"));
     let (start, end) = (position(WINDOW_START)?, position(WINDOW_END)?);
+    let time = groups.iter().position(|group| match group {
+        Expr::Column(column) => {
+            let field = input.index_of_column(column).map(|at| input.field(at));
+            field.is_ok_and(|field| field.metadata().contains_key(EVENT_TIME_KEY))
+        }
+        _ => false,
+    });
     let panes = assign.spec.kind == WindowKind::Tumble || !looks_at_windows(aggregate, &groups)?;
     let counted = count(lit(1i64)).alias(ROWS);
     let mut aggregates = aggregate.aggr_expr.clone();
@@ -191,7 +202,8 @@ fn cut(aggregate: &Aggregate, assign: &WindowAssign, index: usize) -> Result<(Op
     });
     let above = LogicalPlanBuilder::from(emission).project(columns)?.build()?;
     let name = format!("{} grouped by {}", assign.spec, list(&aggregate.group_expr));
-    let operator = Operator { aggregate: LogicalPlan::Aggregate(widened), spec: assign.spec, panes, start, end, name };
+    let operator =
+        Operator { aggregate: LogicalPlan::Aggregate(widened), spec: assign.spec, panes, start, end, time, name };
     Ok((operator, above))
 }
 
