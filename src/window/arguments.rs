@@ -90,13 +90,15 @@ impl Function {
     /// How it is written; `before` is what comes in front of the measures.
     pub fn usage(self, before: &str) -> String {
         let (measures, needed) = self.measures();
-        let measures = measures.iter().enumerate();
-        let words =
-            measures.map(|(at, measure)| if at < needed { format!("{measure}") } else { format!("[{measure}]") });
-        let name = self.name();
-        let name =
-            if matches!(self, Self::Window | Self::SessionWindow) { name.to_owned() } else { name.to_uppercase() };
-        format!("{name}({before}{})", words.collect::<Vec<_>>().join(", "))
+        let mut usage = format!("{self}({before}");
+        for (index, measure) in measures.iter().enumerate() {
+            usage += &match index {
+                0 => format!("{measure}"),
+                _ if index < needed => format!(", {measure}"),
+                _ => format!(" [, {measure}]"),
+            };
+        }
+        usage + ")"
     }
 
     /// The window that the measures make. `zone` is that of the time column, for want of one among the arguments;
@@ -154,7 +156,7 @@ impl Function {
                     let names: Vec<String> = measures.iter().map(|it| it.to_string().to_lowercase()).collect();
                     let found = names.iter().position(|it| it == name).map(|index| measures[index]);
                     if found.is_none() {
-                        let error = Error::invalid(format!("{} has no argument '{name}'", self.name()));
+                        let error = Error::invalid(format!("{self} has no argument '{name}'"));
                         let near = nearest(name, names.iter().map(String::as_str));
                         let help = near.map_or_else(usage, |near| format!("did you mean {}?", near.to_uppercase()));
                         return Err(at(error.help(help), argument.span));
@@ -167,7 +169,7 @@ impl Function {
                     match measures.get(position - 1) {
                         Some(measure) => Some(*measure),
                         None => {
-                            let error = Error::invalid(format!("{} has too many arguments", self.name()));
+                            let error = Error::invalid(format!("{self} has too many arguments"));
                             return Err(at(error.help(usage()), argument.span.or(whole)));
                         }
                     }
@@ -189,10 +191,20 @@ impl Function {
         }
         let missing = measures[..needed].iter().find(|wanted| !bound.values.iter().any(|(found, _)| found == *wanted));
         if let Some(missing) = missing {
-            let error = Error::invalid(format!("{} needs its {}", self.name(), missing.to_string().to_lowercase()));
+            let error = Error::invalid(format!("{self} needs its {}", missing.to_string().to_lowercase()));
             return Err(at(error.help(usage()), whole));
         }
         Ok(bound)
+    }
+}
+
+impl fmt::Display for Function {
+    /// As it is mostly written: Spark's in lower case.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window | Self::SessionWindow => f.write_str(self.name()),
+            _ => f.write_str(&self.name().to_uppercase()),
+        }
     }
 }
 
