@@ -8,6 +8,7 @@ use super::{
     options::{Options, Vocabulary, Written},
     table::{Column, Connector, ConsoleTable, CsvOptions, Table},
     text::SourceText,
+    watermark,
 };
 use crate::error::{Error, Result, nearest};
 
@@ -38,7 +39,7 @@ const CONSOLE: Vocabulary = Vocabulary {
 /// # Errors
 /// `Invalid` or `Unsupported` at the option, its value, a column or the table's name.
 pub fn table(source: &Arc<SourceText>, declaration: Declaration) -> Result<Table> {
-    let Declaration { name, columns, options } = declaration;
+    let Declaration { name, columns, watermark, options } = declaration;
     let kind = kind(source, &name.range, &options)?;
     let vocabulary = match kind {
         Kind::Kafka => kafka_table::VOCABULARY,
@@ -52,6 +53,10 @@ pub fn table(source: &Arc<SourceText>, declaration: Declaration) -> Result<Table
         let error = Error::invalid("METADATA columns are only for Kafka tables");
         return Err(error.at(source.place(range)));
     }
+    if let (Some(watermark), Kind::Console) = (&watermark, kind) {
+        let error = Error::invalid("a console table is not read, so it has no WATERMARK");
+        return Err(error.at(source.place(watermark.range.clone())));
+    }
     let plain = || columns.iter().map(|declared| declared.column.clone()).collect::<Vec<Column>>();
     let (columns, connector) = match kind {
         Kind::Kafka => {
@@ -64,8 +69,9 @@ pub fn table(source: &Arc<SourceText>, declaration: Declaration) -> Result<Table
         }
         Kind::Console => (plain(), Connector::Console(console(&mut options)?)),
     };
+    let watermark = watermark::check(source, &mut options, watermark, &columns)?;
     options.finish()?;
-    Ok(Table { name: name.text, columns, connector, place: options.table_place(), places: options.places() })
+    Ok(Table { name: name.text, columns, watermark, connector, place: options.table_place(), places: options.places() })
 }
 
 fn kind(source: &SourceText, table: &std::ops::Range<usize>, options: &[Written]) -> Result<Kind> {

@@ -127,19 +127,6 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Steps over everything up to a `,` or `)` that is not inside parentheses.
-    pub fn skip_expression(&mut self) {
-        let mut depth = 0_usize;
-        while let Some(token) = self.peek() {
-            let closes = token.is_symbol(')');
-            if depth == 0 && (closes || token.is_symbol(',')) {
-                return;
-            }
-            depth = depth + usize::from(token.is_symbol('(')) - usize::from(closes);
-            self.at += 1;
-        }
-    }
-
     /// Checks that the statement ends here.
     ///
     /// # Errors

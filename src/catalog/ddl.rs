@@ -12,6 +12,7 @@ use super::{
     table::{Column, KafkaColumn, Table},
     text::SourceText,
     types,
+    watermark::{self, DeclaredWatermark},
 };
 use crate::error::{Error, Result, nearest};
 
@@ -30,6 +31,7 @@ pub struct DeclaredColumn {
 pub struct Declaration {
     pub name: Name,
     pub columns: Vec<DeclaredColumn>,
+    pub watermark: Option<DeclaredWatermark>,
     pub options: Vec<Written>,
 }
 
@@ -47,7 +49,7 @@ const COLUMN_CONSTRAINTS: &[&str] =
 pub fn create_table(cursor: &mut Cursor<'_>) -> Result<Table> {
     cursor.words(&["IF", "NOT", "EXISTS"]);
     let name = cursor.table_name("the table's name")?;
-    let columns = if cursor.symbol('(') { columns(cursor)? } else { Vec::new() };
+    let (columns, watermark) = if cursor.symbol('(') { columns(cursor)? } else { (Vec::new(), None) };
     if cursor.words(&["COMMENT"]) {
         cursor.string("a comment in quotes")?;
     }
@@ -59,7 +61,7 @@ pub fn create_table(cursor: &mut Cursor<'_>) -> Result<Table> {
     let options = options(cursor)?;
     refuse_clauses(cursor)?;
     cursor.end()?;
-    connector::table(cursor.source(), Declaration { name, columns, options })
+    connector::table(cursor.source(), Declaration { name, columns, watermark, options })
 }
 
 /// Clauses of other systems that we do not have, with what to do instead.
@@ -78,11 +80,18 @@ fn refuse_clauses(cursor: &Cursor<'_>) -> Result<()> {
     Err(error.at(cursor.place(token.range.clone())).help(help))
 }
 
-fn columns(cursor: &mut Cursor<'_>) -> Result<Vec<DeclaredColumn>> {
-    let mut columns: Vec<DeclaredColumn> = Vec::new();
+type Columns = (Vec<DeclaredColumn>, Option<DeclaredWatermark>);
+
+fn columns(cursor: &mut Cursor<'_>) -> Result<Columns> {
+    let (mut columns, mut declared_watermark): Columns = (Vec::new(), None);
     loop {
-        if is_watermark(cursor) {
-            watermark(cursor)?;
+        if watermark::is_next(cursor) {
+            let next = watermark::read(cursor)?;
+            if declared_watermark.is_some() {
+                let error = Error::invalid("a table has one WATERMARK, this is the second");
+                return Err(error.at(cursor.place(next.range)));
+            }
+            declared_watermark = Some(next);
         } else if let Some(token) = constraint(cursor) {
             return Err(refused(cursor, token, "leave it out: it would not be checked"));
         } else {
@@ -99,17 +108,12 @@ fn columns(cursor: &mut Cursor<'_>) -> Result<Vec<DeclaredColumn>> {
             columns.push(declared);
         }
         if cursor.symbol(')') {
-            return Ok(columns);
+            return Ok((columns, declared_watermark));
         }
         if !cursor.symbol(',') {
             return Err(cursor.unexpected("',' or ')'"));
         }
     }
-}
-
-fn is_watermark(cursor: &Cursor<'_>) -> bool {
-    let word = |token: Option<&Token>, word| token.is_some_and(|token| token.is_word(word));
-    word(cursor.peek(), "WATERMARK") && word(cursor.peek_second(), "FOR")
 }
 
 /// The next token, if it starts a table constraint: such a word is followed by another keyword or a parenthesis,
@@ -128,23 +132,6 @@ fn refused(cursor: &Cursor<'_>, token: &Token, help: &str) -> Error {
     let words = if key.is_some() { format!("{} KEY", token.value) } else { token.value.clone() };
     let error = Error::unsupported(format!("{} is not in this version", words.to_uppercase()));
     error.at(cursor.place(range)).help(help)
-}
-
-/// `WATERMARK FOR column AS expression`: read, and refused here and nowhere else.
-fn watermark(cursor: &mut Cursor<'_>) -> Result<()> {
-    let start = cursor.range().start;
-    cursor.expect_word("WATERMARK")?;
-    cursor.expect_word("FOR")?;
-    cursor.name("the name of the event time column")?;
-    cursor.expect_word("AS")?;
-    let first = cursor.range().start;
-    cursor.skip_expression();
-    if cursor.range().start == first {
-        return Err(cursor.unexpected("an expression"));
-    }
-    let end = cursor.range().start;
-    let error = Error::unsupported("event time is not in this version").at(cursor.place(start..end));
-    Err(error.help("leave the WATERMARK out; the column itself can be used"))
 }
 
 fn column(cursor: &mut Cursor<'_>) -> Result<DeclaredColumn> {

@@ -15,6 +15,7 @@ use super::{
         StartingOffsets, Subscription,
     },
     text::SourceText,
+    watermark,
 };
 use crate::error::{Error, Result, nearest};
 
@@ -64,8 +65,15 @@ pub const VOCABULARY: Vocabulary = Vocabulary {
         "nullValue",
         "timestampFormat",
         "dateFormat",
+        "idleTimeout",
+        "idleWatermark",
+        "maxFutureSkew",
     ],
     aliases: &[
+        watermark::ALIASES[0],
+        watermark::ALIASES[1],
+        watermark::ALIASES[2],
+        watermark::ALIASES[3],
         ("delimiter", "sep"),
         ("csv.sep", "sep"),
         ("csv.delimiter", "sep"),
@@ -123,6 +131,9 @@ const READING: &[&str] = &[
     "deadLetterPath",
     "schemaRegistry.url",
     "schema",
+    "idleTimeout",
+    "idleWatermark",
+    "maxFutureSkew",
 ];
 
 const CSV: &[&str] = &["sep", "quote", "escape", "nullValue", "timestampFormat", "dateFormat"];

@@ -24,14 +24,15 @@ pub mod table;
 mod text;
 mod types;
 mod variables;
+mod watermark;
 
 pub use job::{Insert, Job, Variables, View};
 pub use locate::{OFFSET_HELP, locate_error, names_offset};
 pub use options::parse_duration;
 pub use parse::{KEYS_ARGUMENT, TABLE_ARGUMENT, parse_statements, window_function};
 pub use table::{
-    AvroOptions, Column, Compression, Connector, ConsoleTable, CsvOptions, DecodeOptions, FileFormat, FileTable,
-    KafkaClientOptions, KafkaColumn, KafkaTable, OffsetSpec, ParseMode, PayloadFormat, StartingOffsets, Subscription,
-    Table,
+    AvroOptions, Column, Compression, Connector, ConsoleTable, CsvOptions, DecodeOptions, EVENT_TIME, FileFormat,
+    FileTable, KafkaClientOptions, KafkaColumn, KafkaTable, OffsetSpec, ParseMode, PayloadFormat, StartingOffsets,
+    Subscription, Table, Watermark,
 };
 pub use text::SqlText;

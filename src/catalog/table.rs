@@ -12,6 +12,8 @@ pub struct Table {
     pub name: String,
     /// In declared order; empty for a sink, and for a file table whose files say their schema.
     pub columns: Vec<Column>,
+    /// The event time column, and how far behind it the watermark is.
+    pub watermark: Option<Watermark>,
     pub connector: Connector,
     /// Where the table's name stands in the job file.
     pub place: Place,
@@ -22,7 +24,14 @@ pub struct Table {
 impl Table {
     /// The declared columns as an Arrow schema. Strings are `Utf8`, timestamps `Timestamp(Microsecond, _)`.
     pub fn schema(&self) -> SchemaRef {
-        let field = |column: &Column| Field::new(&column.name, column.data_type.clone(), column.nullable);
+        let is_event_time = |column: &Column| self.watermark.as_ref().is_some_and(|w| w.column == column.name);
+        let field = |column: &Column| {
+            let field = Field::new(&column.name, column.data_type.clone(), column.nullable);
+            if !is_event_time(column) {
+                return field;
+            }
+            field.with_metadata([(EVENT_TIME.to_owned(), "true".to_owned())].into())
+        };
         std::sync::Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
     }
 
@@ -62,6 +71,24 @@ impl Table {
             Connector::Console(table) => table.checkpoint_location.as_deref(),
         }
     }
+}
+
+/// The key of a field's metadata that marks it as an event time.
+pub const EVENT_TIME: &str = "tidemill:event_time";
+
+/// `WATERMARK FOR column AS column - INTERVAL '...'`
+#[derive(Debug, Clone)]
+pub struct Watermark {
+    pub column: String,
+    /// How much later than the newest event a row may come, in microseconds.
+    pub delay_us: i64,
+    /// `idleTimeout`: a partition that gave nothing for so long does not hold the watermark.
+    pub idle_timeout: Duration,
+    /// `idleWatermark = 'advance'`: when all partitions are idle, the watermark goes on with the wall clock.
+    pub advances_when_idle: bool,
+    /// `maxFutureSkew`: rows further ahead of the wall clock are set aside.
+    pub max_future_skew: Duration,
+    pub place: Place,
 }
 
 /// One declared column.

@@ -17,6 +17,9 @@ pub struct Fingerprint {
     pub columns: Vec<(String, String)>,
     /// The INSERT's text. It may change as long as the columns stay.
     pub select: String,
+    /// What the state is made by: the plan below each aggregate, and the aggregate. What stands above may change.
+    #[serde(default)]
+    pub state: Vec<String>,
 }
 
 impl Fingerprint {
@@ -31,11 +34,29 @@ impl Fingerprint {
             format!("it wrote to {}, the job file now says {}", old.sink, self.sink)
         } else if let Some(difference) = self.column_difference(old) {
             difference
+        } else if let Some(difference) = self.state_difference(old) {
+            difference
         } else {
             return Ok(());
         };
         Err(Error::new(ErrorKind::Conflict, format!("the checkpoint belongs to another query: {difference}"))
             .help("undo the change, or give the changed query a checkpointLocation and a path of its own"))
+    }
+
+    fn state_difference(&self, old: &Self) -> Option<String> {
+        let (before, after) = (old.state.join("\n"), self.state.join("\n"));
+        let (mut before, mut after) = (before.lines(), after.lines());
+        loop {
+            match (before.next(), after.next()) {
+                (None, None) => return None,
+                (before, after) if before == after => {}
+                (before, after) => {
+                    let shown = |line: Option<&str>| line.map_or("nothing".to_owned(), |line| line.trim().to_owned());
+                    let (before, after) = (shown(before), shown(after));
+                    return Some(format!("its state was made by {before}, the query now has {after}"));
+                }
+            }
+        }
     }
 
     fn column_difference(&self, old: &Self) -> Option<String> {

@@ -4,7 +4,8 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-/// The counts of one batch, or of all batches so far. `consumed + expanded = written + filtered + bad`.
+/// The counts of one batch, or of all batches so far:
+/// `consumed + expanded + released = written + folded + filtered + late + bad + held`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Records read from Kafka.
@@ -17,11 +18,31 @@ pub struct Ledger {
     pub bad: u64,
     /// Rows above one per record, from UNNEST.
     pub expanded: u64,
+    /// Rows that came too late for their windows, or have no event time, or one too far in the future.
+    #[serde(default)]
+    pub late: u64,
+    /// Rows that went into the state.
+    #[serde(default)]
+    pub held: u64,
+    /// Rows that left the state, because the windows that needed them closed. In state are `held - released`.
+    #[serde(default)]
+    pub released: u64,
+    /// Rows that aggregates folded into the rows that were written, above one each.
+    #[serde(default)]
+    pub folded: u64,
     /// Offsets without a record: transaction markers, aborted and compacted records, and what Kafka deleted before
     /// it was read (only with `failOnDataLoss` = false).
     pub gaps: u64,
     /// Offsets that were gone back, because a topic was created again (only with `failOnDataLoss` = false).
     pub rewound: u64,
+}
+
+/// What an operator with state did in one batch, in input rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StateCounts {
+    pub late: u64,
+    pub held: u64,
+    pub released: u64,
 }
 
 impl Ledger {
@@ -35,13 +56,40 @@ impl Ledger {
             bad,
             expanded: written.saturating_sub(decoded),
             gaps,
+            ..Self::default()
+        }
+    }
+
+    /// The ledger of a batch with state. Of the rows that came in, `held` went into the state; `released` left it and
+    /// became `written` rows.
+    pub fn of_stateful(consumed: u64, gaps: u64, bad: u64, state: StateCounts, written: u64) -> Self {
+        let decoded = consumed - bad.min(consumed);
+        let StateCounts { late, held, released } = state;
+        Self {
+            consumed,
+            written,
+            filtered: decoded.saturating_sub(late + held),
+            bad,
+            late,
+            held,
+            released,
+            folded: released.saturating_sub(written),
+            // A row may be in several windows, and UNNEST gives several rows for a record.
+            expanded: written.saturating_sub(released) + (late + held).saturating_sub(decoded),
+            gaps,
             rewound: 0,
         }
     }
 
+    /// Rows that are in the state.
+    pub fn in_state(&self) -> u64 {
+        self.held.saturating_sub(self.released)
+    }
+
     /// Does the equation hold?
     pub fn balances(&self) -> bool {
-        self.consumed + self.expanded == self.written + self.filtered + self.bad
+        self.consumed + self.expanded + self.released
+            == self.written + self.folded + self.filtered + self.late + self.bad + self.held
     }
 }
 
@@ -52,6 +100,10 @@ impl AddAssign for Ledger {
         self.filtered += other.filtered;
         self.bad += other.bad;
         self.expanded += other.expanded;
+        self.late += other.late;
+        self.held += other.held;
+        self.released += other.released;
+        self.folded += other.folded;
         self.gaps += other.gaps;
         self.rewound += other.rewound;
     }
@@ -65,6 +117,10 @@ mod tests {
     fn balances_with_filters_bad_records_and_unnest() {
         for (consumed, bad, written) in [(10, 2, 8), (10, 2, 3), (10, 0, 25), (0, 0, 0), (5, 5, 0)] {
             let ledger = Ledger::of_batch(consumed, 1, bad, written);
+            assert!(ledger.balances(), "{ledger:?}");
+        }
+        for (late, held, released, written) in [(1, 7, 0, 0), (0, 10, 4, 1), (0, 0, 9, 20), (2, 12, 0, 0)] {
+            let ledger = Ledger::of_stateful(10, 0, 1, StateCounts { late, held, released }, written);
             assert!(ledger.balances(), "{ledger:?}");
         }
         assert!(!Ledger { consumed: 1, ..Ledger::default() }.balances());

@@ -68,6 +68,11 @@ impl Checkpoint {
         self.store.url()
     }
 
+    /// The directory, for what is kept beside the logs.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Lists the logs; the sink's part is the caller's.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ mod prepared;
 pub mod recovery;
 
 pub use fingerprint::Fingerprint;
-pub use ledger::Ledger;
+pub use ledger::{Ledger, StateCounts};
 pub use log::Checkpoint;
 pub use offset_log::{OffsetEntry, spark_conf};
 pub use prepared::Prepared;

@@ -6,6 +6,7 @@ use super::Ledger;
 use crate::{
     error::{Error, Result},
     sink::StagedFile,
+    state::StateRef,
 };
 
 /// One file of the prepared log.
@@ -20,6 +21,17 @@ pub struct Prepared {
     /// Staged in the dead-letter directory `dead_letter_url`.
     pub dead_letters: Vec<StagedFile>,
     pub dead_letter_url: String,
+    /// Rows that came too late, staged in the directory `late_url`.
+    #[serde(default)]
+    pub late: Vec<StagedFile>,
+    #[serde(default)]
+    pub late_url: String,
+    /// The state after the batch, of a query that has one.
+    #[serde(default)]
+    pub state: Option<StateRef>,
+    /// Where those of earlier batches may lie, if it was elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_dead_letter_urls: Vec<String>,
     pub ledger: Ledger,
     /// Of the batches since `counted_from`.
     pub totals: Ledger,
@@ -81,6 +93,10 @@ mod tests {
             files: vec![StagedFile { staged, rows: 2 }],
             dead_letters: vec![],
             dead_letter_url: "file:///d".into(),
+            late: Vec::new(),
+            late_url: String::new(),
+            state: None,
+            earlier_dead_letter_urls: Vec::new(),
             ledger: Ledger::of_batch(3, 0, 1, 2),
             totals: Ledger::of_batch(9, 0, 1, 8),
             counted_from: "{\"t\":{\"0\":0}}".into(),

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::RecordBatch,
+    array::{ArrayRef, RecordBatch, StringArray},
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
 use super::{flaw::Step, metadata, row::Row};
 use crate::{
-    catalog::KafkaColumn,
+    catalog::{Column, KafkaColumn},
     error::{Error, Result},
     kafka::KafkaRecord,
 };
@@ -30,6 +30,25 @@ const KEPT: [(KafkaColumn, bool); 7] = [
 pub fn schema() -> SchemaRef {
     let kept = KEPT.iter().map(|(kafka, nullable)| Field::new(kafka.name(), kafka.data_type(), *nullable));
     Arc::new(Schema::new(kept.chain([Field::new("reason", DataType::Utf8, false)]).collect::<Vec<_>>()))
+}
+
+/// The columns that a dead letter keeps, to be decoded beside the columns of a query.
+pub fn kept_columns() -> impl Iterator<Item = Column> {
+    KEPT.iter().map(|(kafka, nullable)| Column {
+        name: format!("dead letter {}", kafka.name()),
+        data_type: kafka.data_type(),
+        nullable: *nullable,
+        metadata: Some(*kafka),
+    })
+}
+
+/// Dead letters of records that were decoded: their `kept_columns()`, and why each is bad.
+///
+/// # Errors
+/// `Internal`: a defect.
+pub fn with_reasons(mut kept: Vec<ArrayRef>, reasons: &[String]) -> Result<RecordBatch> {
+    kept.push(Arc::new(StringArray::from_iter_values(reasons)));
+    RecordBatch::try_new(schema(), kept).map_err(|error| Error::internal(format!("dead letters: {error}")))
 }
 
 /// Bad records since the last flush.

@@ -187,6 +187,11 @@ impl RecordDecoder {
         self.pushed
     }
 
+    /// Rows since the last flush: the records that were good.
+    pub fn rows(&self) -> usize {
+        self.pushed - usize::try_from(self.bad).unwrap_or(self.pushed)
+    }
+
     /// No record since the last flush.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

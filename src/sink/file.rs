@@ -91,14 +91,14 @@ struct ClosingFile {
 #[derive(Debug)]
 struct Channel {
     chunks: mpsc::Sender<Message>,
-    task: JoinSet<Result<Staged>>,
+    task: JoinSet<Result<Option<Staged>>>,
     /// Shared by all files of the batch.
     room: Arc<Semaphore>,
 }
 
 enum Message {
     Chunk(Bytes, OwnedSemaphorePermit),
-    /// Without it, a channel that ends means that the batch was given up.
+    /// Without it, a channel that ends means that the file was given up: its task deletes what there is of it.
     Finish,
 }
 
@@ -120,6 +120,14 @@ impl FileSink {
         Ok(Self { shared: Arc::new(Shared { store, format, partitioning, file_rows_max }) })
     }
 
+    /// Deletes the files of a batch that was finished and shall not be published after all.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn discard(&self, files: &[StagedFile]) -> Result<()> {
+        discard(&self.shared.store, files).await
+    }
+
     /// Starts a batch. `owner` marks its temporaries (`Store::stage`).
     pub fn begin(&self, owner: &str) -> FileSinkWriter {
         FileSinkWriter {
@@ -131,6 +139,14 @@ impl FileSink {
             room: Arc::new(Semaphore::new(WAITING_BYTES_MAX / KIB)),
         }
     }
+}
+
+/// Deletes staged files of a batch that was given up.
+async fn discard(store: &Store, files: &[StagedFile]) -> Result<()> {
+    for file in files {
+        store.discard(&file.staged).await?;
+    }
+    Ok(())
 }
 
 impl FileSinkWriter {
@@ -158,6 +174,20 @@ impl FileSinkWriter {
             self.await_oldest().await?;
         }
         Ok(self.done)
+    }
+
+    /// Gives the batch up, and deletes what was staged of it.
+    ///
+    /// # Errors
+    /// The store's. What is left then, the sweep after the next start deletes.
+    pub async fn abandon(mut self) -> Result<()> {
+        for file in self.open.drain(..) {
+            file.channel.give_up().await?;
+        }
+        while !self.closing.is_empty() {
+            self.await_oldest().await?;
+        }
+        discard(&self.shared.store, &self.done).await
     }
 
     async fn write_part(&mut self, directory: &str, rows: &RecordBatch) -> Result<()> {
@@ -274,15 +304,31 @@ impl Channel {
 
     async fn join(&mut self) -> Result<Staged> {
         match self.task.join_next().await {
-            Some(Ok(result)) => result,
+            Some(Ok(result)) => result?.ok_or_else(|| Error::internal("a file was given up and finished")),
+            Some(Err(error)) => Err(Error::internal(format!("a writing task ended: {error}"))),
+            None => Err(Error::internal("a writing task was asked twice")),
+        }
+    }
+
+    /// Ends the task without a file.
+    async fn give_up(self) -> Result<()> {
+        let Self { chunks, mut task, .. } = self;
+        drop(chunks);
+        match task.join_next().await {
+            Some(Ok(result)) => result.map(drop),
             Some(Err(error)) => Err(Error::internal(format!("a writing task ended: {error}"))),
             None => Err(Error::internal("a writing task was asked twice")),
         }
     }
 }
 
-/// Brings one file's chunks to the store.
-async fn store_file(store: Store, path: String, owner: String, mut chunks: mpsc::Receiver<Message>) -> Result<Staged> {
+/// Brings one file's chunks to the store; `None` if the file was given up.
+async fn store_file(
+    store: Store,
+    path: String,
+    owner: String,
+    mut chunks: mpsc::Receiver<Message>,
+) -> Result<Option<Staged>> {
     let mut writer = store.stage(&path, &owner).await?;
     while let Some(message) = chunks.recv().await {
         match message {
@@ -290,8 +336,9 @@ async fn store_file(store: Store, path: String, owner: String, mut chunks: mpsc:
                 writer.write(bytes).await?;
                 drop(room);
             }
-            Message::Finish => return writer.finish().await,
+            Message::Finish => return writer.finish().await.map(Some),
         }
     }
-    Err(Error::internal(format!("{path} was given up")))
+    writer.abandon().await?;
+    Ok(None)
 }

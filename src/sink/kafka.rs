@@ -32,6 +32,8 @@ pub struct KafkaSink {
     producer: ThreadedProducer<SinkContext>,
     /// Never subscribed: it stands for the marker's group.
     marker: Arc<BaseConsumer>,
+    /// The same, but does not wait for an open transaction.
+    glance: Arc<BaseConsumer>,
     group: String,
     topic: String,
     shape: RecordShape,
@@ -82,7 +84,9 @@ impl KafkaSink {
         let mut consumer = options;
         consumer.set("group.id", &group).set("enable.auto.commit", "false").set("isolation.level", "read_committed");
         let marker: BaseConsumer = consumer.create().map_err(bad)?;
-        let sink = Self { producer, marker: Arc::new(marker), group, topic, shape, batch: None };
+        let glance: BaseConsumer = consumer.set("isolation.level", "read_uncommitted").create().map_err(bad)?;
+        let (marker, glance) = (Arc::new(marker), Arc::new(glance));
+        let sink = Self { producer, marker, glance, group, topic, shape, batch: None };
         sink.check_topic().await?;
         Ok(sink)
     }
@@ -102,7 +106,19 @@ impl KafkaSink {
     /// # Errors
     /// `Unavailable`.
     pub async fn committed(&self) -> Result<Option<(u64, String)>> {
-        let (marker, topic) = (self.marker.clone(), self.topic.clone());
+        self.read_marker(self.marker.clone()).await
+    }
+
+    /// The same before `fence`, when a transaction may be open: that one is not waited for, and does not count.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn committed_so_far(&self) -> Result<Option<u64>> {
+        Ok(self.read_marker(self.glance.clone()).await?.map(|(batch, _)| batch))
+    }
+
+    async fn read_marker(&self, marker: Arc<BaseConsumer>) -> Result<Option<(u64, String)>> {
+        let topic = self.topic.clone();
         let read = move || -> Result<Option<(u64, String)>, KafkaError> {
             let mut wanted = TopicPartitionList::new();
             wanted.add_partition(&topic, 0);

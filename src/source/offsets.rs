@@ -77,6 +77,13 @@ impl Offsets {
         self.ranges(end).iter().map(OffsetRange::len).sum()
     }
 
+    /// How far `end` lies ahead, less how far it lies behind. A partition that one side does not have stands at 0 there:
+    /// it is new, or it vanished and what was read of it is taken back.
+    pub fn distance_to(&self, end: &Self) -> i128 {
+        let sum = |offsets: &Self| offsets.iter().map(|(.., offset)| i128::from(offset)).sum::<i128>();
+        sum(end) - sum(self)
+    }
+
     /// For each partition of `latest`, how many offsets we are behind it (Spark's `OffsetsBehindLatest`).
     pub fn behind(&self, latest: &Self) -> Vec<u64> {
         let behind = |(topic, partition, latest): (&str, i32, i64)| {

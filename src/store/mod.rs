@@ -209,18 +209,7 @@ impl Store {
             Backend::Hdfs(hdfs) => hdfs.put(path, content.clone()).await,
             Backend::S3(s3) => s3.put(path, content.clone()).await,
         };
-        match &put {
-            Ok(Put::New) => return Ok(Created::New),
-            // The service refused: nothing was written.
-            Err(error) if error.kind() != ErrorKind::Unavailable => return put.map(|_| Created::New),
-            _ => {}
-        }
-        match (self.read_once(path).await?, put) {
-            (Some(found), _) if found == content => Ok(Created::New),
-            (Some(_), _) => Ok(Created::Exists),
-            (None, Err(error)) => Err(error),
-            (None, Ok(_)) => Err(vanished(&self.path_url(path))),
-        }
+        settle(put, &content, self.read_once(path), || vanished(&self.path_url(path))).await
     }
 
     /// The whole file, `None` if there is none.
@@ -440,6 +429,31 @@ impl fmt::Debug for Store {
     }
 }
 
+/// What a `put` came to. After an error it may be done all the same: its answer was lost, or the client asked a second
+/// NameNode, which found the temporary renamed already ("not found"). What counts is what is there now.
+async fn settle(
+    put: Result<Put>,
+    content: &Bytes,
+    read: impl Future<Output = Result<Option<Bytes>>>,
+    vanished: impl FnOnce() -> Error,
+) -> Result<Created> {
+    use ErrorKind as K;
+    match put {
+        Ok(Put::New) => return Ok(Created::New),
+        // The service refused: nothing was written.
+        Err(error) if matches!(error.kind(), K::PermissionDenied | K::StorageFull | K::Invalid | K::Unsupported) => {
+            return Err(error);
+        }
+        _ => {}
+    }
+    match (read.await?, put) {
+        (Some(found), _) if found == *content => Ok(Created::New),
+        (Some(_), _) => Ok(Created::Exists),
+        (None, Err(error)) => Err(error),
+        (None, Ok(_)) => Err(vanished()),
+    }
+}
+
 fn vanished(url: &str) -> Error {
     Error::new(ErrorKind::Unavailable, format!("{url} was there a moment ago and is gone"))
         .help("something else writes to or deletes from this directory")
@@ -456,4 +470,35 @@ fn after_failure(url: &str) -> Error {
 fn too_large(url: &str, size_bytes: u64) -> Error {
     Error::unsupported(format!("{url} has {size_bytes} bytes; at most {READ_BYTES_MAX} are read at once"))
         .help("this should be a small file of bookkeeping: is it the right path?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn outcome(put: Result<Put>, there: Result<Option<&'static str>>) -> Result<Created> {
+        let read = async { there.map(|there| there.map(|text| Bytes::from_static(text.as_bytes()))) };
+        settle(put, &Bytes::from_static(b"ours"), read, || vanished("hdfs://n/f")).await
+    }
+
+    fn error(kind: ErrorKind) -> Error {
+        Error::new(kind, "put")
+    }
+
+    #[tokio::test]
+    async fn after_an_unknown_outcome_what_is_there_counts() {
+        // After a failover the retried rename finds its source gone: the first one did it.
+        for kind in [ErrorKind::Unavailable, ErrorKind::NotFound, ErrorKind::Conflict, ErrorKind::Internal] {
+            assert_eq!(outcome(Err(error(kind)), Ok(Some("ours"))).await.unwrap(), Created::New);
+            assert_eq!(outcome(Err(error(kind)), Ok(Some("theirs"))).await.unwrap(), Created::Exists);
+            assert_eq!(outcome(Err(error(kind)), Ok(None)).await.unwrap_err().kind(), kind);
+            let unknown = outcome(Err(error(kind)), Err(Error::new(ErrorKind::Unavailable, "read"))).await;
+            assert_eq!(unknown.unwrap_err().kind(), ErrorKind::Unavailable, "it is tried again");
+        }
+        assert_eq!(outcome(Ok(Put::Taken), Ok(Some("ours"))).await.unwrap(), Created::New);
+        assert_eq!(outcome(Ok(Put::Taken), Ok(Some("theirs"))).await.unwrap(), Created::Exists);
+        assert_eq!(outcome(Ok(Put::Taken), Ok(None)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        let full = outcome(Err(error(ErrorKind::StorageFull)), Ok(Some("ours"))).await;
+        assert_eq!(full.unwrap_err().kind(), ErrorKind::StorageFull);
+    }
 }

@@ -2,120 +2,38 @@
 
 use arrow::array::RecordBatch;
 use futures::StreamExt;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
+    isolate::{Isolator, is_of_a_row},
     output::{BatchWriter, Output},
     plan::{BatchPlan, QueryPlan},
+    reader::{self, ReadCounts, Reader},
 };
 use crate::{
-    catalog::{Connector, DecodeOptions, Table},
     checkpoint::Ledger,
-    decode::{Decoded, RecordDecoder},
     error::{Error, Result},
     fault::crash_point,
     sink::{StagedFile, file::FileSink},
-    source::{KafkaSource, OffsetRange, kafka::ReadSummary},
+    source::OffsetRange,
+    state::StateRef,
 };
-
-/// Decoded batches between the reading thread and the plan: one in work, one waiting on each side.
-const ROWS_QUEUE_BATCHES: usize = 2;
-/// Batches of dead letters waiting to be written.
-const DEAD_LETTERS_QUEUE_BATCHES: usize = 2;
 
 /// What a batch produced, before any of it is visible.
 #[derive(Debug)]
 pub struct BatchResult {
     pub files: Vec<StagedFile>,
     pub dead_letters: Vec<StagedFile>,
+    /// Rows that came too late for their windows.
+    pub late: Vec<StagedFile>,
+    pub state: Option<StateRef>,
     pub ledger: Ledger,
 }
 
-/// The reading end of a query. It moves to a thread of its own for each batch and comes back afterwards.
-#[derive(Debug)]
-pub struct Reader {
-    pub source: KafkaSource,
-    decoder: Option<(Vec<usize>, RecordDecoder)>,
-}
-
-/// The counts of the reading thread.
-#[derive(Debug, Clone, Copy, Default)]
-struct ReadCounts {
-    summary: ReadSummary,
-    bad: u64,
-    /// The plan or the dead-letter writer stopped taking rows before the end.
-    refused: bool,
-}
-
-impl Reader {
-    /// For a connected source.
-    pub fn new(source: KafkaSource) -> Self {
-        Self { source, decoder: None }
-    }
-
-    /// Keeps the decoder as long as the projection stays the same.
-    fn prepare(&mut self, table: &Table, options: &DecodeOptions, projection: &[usize]) -> Result<()> {
-        if self.decoder.as_ref().is_none_or(|(current, _)| current != projection) {
-            let decoder = RecordDecoder::new(&table.columns, projection, options)?;
-            self.decoder = Some((projection.to_vec(), decoder));
-        }
-        Ok(())
-    }
-
-    /// Reads and decodes `ranges` on this thread; errors travel to the plan through `rows`.
-    fn run(
-        &mut self,
-        ranges: &[OffsetRange],
-        rows: &Sender<Result<RecordBatch>>,
-        dead_letters: &Sender<RecordBatch>,
-    ) -> ReadCounts {
-        match self.read(ranges, rows, dead_letters) {
-            Ok(counts) => counts,
-            Err(error) => {
-                // Nobody listens any more only if the batch has failed already.
-                drop(rows.blocking_send(Err(error)));
-                ReadCounts { refused: true, ..ReadCounts::default() }
-            }
-        }
-    }
-
-    fn read(
-        &mut self,
-        ranges: &[OffsetRange],
-        rows: &Sender<Result<RecordBatch>>,
-        dead_letters: &Sender<RecordBatch>,
-    ) -> Result<ReadCounts> {
-        let Some((_, decoder)) = self.decoder.as_mut() else {
-            return Err(Error::internal("the decoder was not prepared"));
-        };
-        let (mut bad, mut refused) = (0, false);
-        let mut send = |decoded: Decoded| {
-            bad += decoded.bad;
-            let dead = decoded.dead_letters.is_none_or(|letters| dead_letters.blocking_send(letters).is_ok());
-            let taken = dead && (decoded.rows.num_rows() == 0 || rows.blocking_send(Ok(decoded.rows)).is_ok());
-            refused |= !taken;
-            taken
-        };
-        let summary = self.source.read(ranges, &mut |records| {
-            let mut rest = records;
-            while !rest.is_empty() {
-                let taken = decoder.push_until_full(rest)?;
-                rest = rest.get(taken..).unwrap_or_default();
-                if decoder.is_full() && !send(decoder.flush()?) {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        });
-        // Also after an error: what is half decoded must not leak into the next batch.
-        let rest = decoder.flush();
-        let summary = summary?;
-        send(rest?);
-        Ok(ReadCounts { summary, bad, refused })
-    }
-}
-
 /// Runs one batch. The reader comes back in every case but a panic of its thread.
+///
+/// If an expression of the plan fails on a record, the batch is given up and run again in steps that set such records
+/// aside.
 ///
 /// # Errors
 /// The source's, the decoder's, the plan's and the sink's; nothing is visible then.
@@ -127,36 +45,47 @@ pub async fn run_batch(
     work: &BatchWork<'_>,
 ) -> Result<BatchResult> {
     let batch_plan = plan.batch(work.timestamp_ms).await?;
-    let mut taken = reader.take().ok_or_else(|| Error::internal("the reader is gone"))?;
-    let decode = match &plan.source.connector {
-        Connector::Kafka(kafka) => &kafka.decode,
-        _ => return Err(Error::internal("the source is no Kafka table")),
-    };
-    if let Err(error) = taken.prepare(&plan.source, decode, &batch_plan.projection) {
-        *reader = Some(taken);
-        return Err(error);
+    let mode = plan.parse_mode()?;
+    let mut isolating = None;
+    loop {
+        let decoded = (batch_plan.projection.as_slice(), isolating.is_some());
+        let (reading, queues) = reader::start(reader, &plan.source, decoded, work.ranges, None)?;
+        let dead = write_dead_letters(dead_letter_sink, queues.dead_letters, work.owner);
+        let written = async {
+            match isolating.take() {
+                None => write(&batch_plan, queues.rows, output, work, queues.more_dead_letters).await,
+                Some(isolator) => write_in_steps(isolator, queues.rows, output, work, queues.more_dead_letters).await,
+            }
+        };
+        let (written, dead) = tokio::join!(written, dead);
+        let counts = reading.end(reader).await?;
+        // The dead letters' error first: without them the rows have no way on either.
+        let dead_letters = dead?;
+        match written? {
+            Outcome::Written(written) => return finish(work, counts, written, dead_letters),
+            Outcome::RowFailed(error) => {
+                tracing::warn!(batch = work.batch, reason = error.message(), "running the batch again in steps");
+                dead_letter_sink.discard(&dead_letters).await?;
+                crash_point("isolating", work.batch);
+                isolating = Some(Isolator::new(&batch_plan, mode)?);
+            }
+        }
     }
-    let (rows_in, rows_out) = channel(ROWS_QUEUE_BATCHES);
-    let (dead_in, dead_out) = channel(DEAD_LETTERS_QUEUE_BATCHES);
-    let ranges = work.ranges.to_vec();
-    let thread = tokio::task::spawn_blocking(move || {
-        let counts = taken.run(&ranges, &rows_in, &dead_in);
-        (taken, counts)
-    });
-    let written = write(&batch_plan, rows_out, output, work);
-    let dead = write_dead_letters(dead_letter_sink, dead_out, work.owner);
-    let (written, dead) = tokio::join!(written, dead);
-    let (taken, counts) =
-        thread.await.map_err(|error| Error::internal("the reading thread died").source_error(error))?;
-    *reader = Some(taken);
-    let (written, dead_letters) = (written?, dead?);
-    let ReadCounts { summary, bad, refused } = counts;
+}
+
+fn finish(
+    work: &BatchWork<'_>,
+    counts: ReadCounts,
+    written: Written,
+    dead_letters: Vec<StagedFile>,
+) -> Result<BatchResult> {
+    let ReadCounts { summary, bad, refused, .. } = counts;
     if refused {
         return Err(Error::internal("the plan ended before its input: the batch is not complete"));
     }
     crash_point("staged", work.batch);
-    let ledger = Ledger::of_batch(summary.records, summary.gaps, bad, written.rows);
-    Ok(BatchResult { files: written.files, dead_letters, ledger })
+    let ledger = Ledger::of_batch(summary.records, summary.gaps, bad + written.bad, written.rows);
+    Ok(BatchResult { files: written.files, dead_letters, late: Vec::new(), state: None, ledger })
 }
 
 /// What a batch shall do.
@@ -172,6 +101,14 @@ pub struct BatchWork<'a> {
 struct Written {
     files: Vec<StagedFile>,
     rows: u64,
+    /// Records on which the plan failed.
+    bad: u64,
+}
+
+enum Outcome {
+    Written(Written),
+    /// An expression failed on some record. What was staged is deleted again.
+    RowFailed(Error),
 }
 
 async fn write(
@@ -179,14 +116,26 @@ async fn write(
     rows: Receiver<Result<RecordBatch>>,
     output: &mut Output,
     work: &BatchWork<'_>,
-) -> Result<Written> {
+    // Only the reading thread has dead letters here; the channel ends with the last sender.
+    _dead_letters: Sender<RecordBatch>,
+) -> Result<Outcome> {
     let (mut stream, unread) = plan.execute(rows)?;
     let mut writer: BatchWriter<'_> = output.begin(work.batch, work.owner).await?;
     let mut count = 0;
     while let Some(batch) = stream.next().await {
-        let batch = batch?;
-        count += batch.num_rows() as u64;
-        writer.write(&batch).await?;
+        match batch {
+            Ok(batch) => {
+                count += batch.num_rows() as u64;
+                writer.write(&batch).await?;
+            }
+            Err(error) if is_of_a_row(&error) => {
+                // The reading thread ends when nobody takes its rows any more.
+                drop(stream);
+                writer.abandon().await?;
+                return Ok(Outcome::RowFailed(error.into()));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     // A plan that is empty by its text reads nothing; its records count as consumed and filtered.
     if let Some(mut unread) = unread {
@@ -194,10 +143,37 @@ async fn write(
             batch?;
         }
     }
-    Ok(Written { files: writer.finish().await?, rows: count })
+    Ok(Outcome::Written(Written { files: writer.finish().await?, rows: count, bad: 0 }))
 }
 
-async fn write_dead_letters(
+/// As `write`, one decoded `RecordBatch` after the other, with the records on which the plan fails set aside.
+async fn write_in_steps(
+    mut isolator: Isolator,
+    mut rows: Receiver<Result<RecordBatch>>,
+    output: &mut Output,
+    work: &BatchWork<'_>,
+    dead_letters: Sender<RecordBatch>,
+) -> Result<Outcome> {
+    let mut writer = output.begin(work.batch, work.owner).await?;
+    let (mut count, mut bad) = (0, 0);
+    while let Some(decoded) = rows.recv().await {
+        let isolated = isolator.run(&decoded?, &mut writer).await?;
+        count += isolated.rows;
+        bad += isolated.bad;
+        if let Some(letters) = isolated.dead_letters
+            && dead_letters.send(letters).await.is_err()
+        {
+            return Err(Error::internal("the dead letters' writer ended before the batch"));
+        }
+    }
+    Ok(Outcome::Written(Written { files: writer.finish().await?, rows: count, bad }))
+}
+
+/// Writes what comes through the queue until its last sender is gone.
+///
+/// # Errors
+/// The sink's.
+pub async fn write_dead_letters(
     sink: &FileSink,
     mut letters: Receiver<RecordBatch>,
     owner: &str,

@@ -34,6 +34,14 @@ fn is_left_over(owner: &str, query_id: &str, batch: u64) -> bool {
 pub struct Totals {
     pub ledger: Ledger,
     pub counted_from: Offsets,
+    /// Where dead letters of earlier batches may lie: `deadLetterPath` may change.
+    pub dead_letter_urls: Vec<String>,
+}
+
+impl Totals {
+    fn earlier_urls(&self, current: &str) -> Vec<String> {
+        self.dead_letter_urls.iter().filter(|url| *url != current).cloned().collect()
+    }
 }
 
 /// Everything that making a batch visible needs.
@@ -42,6 +50,8 @@ pub struct Committer<'a> {
     pub checkpoint: &'a Checkpoint,
     pub output: &'a mut Output,
     pub dead_letter_store: &'a Store,
+    /// Of a query with windows.
+    pub late_store: Option<&'a Store>,
     /// True until the first batch of this run is prepared: a run before it may have left temporaries.
     pub sweep: bool,
 }
@@ -60,6 +70,10 @@ impl Committer<'_> {
             files: result.files,
             dead_letters: result.dead_letters,
             dead_letter_url: self.dead_letter_store.url().to_owned(),
+            late: result.late,
+            late_url: self.late_store.map(|store| store.url().to_owned()).unwrap_or_default(),
+            state: result.state,
+            earlier_dead_letter_urls: before.earlier_urls(self.dead_letter_store.url()),
             ledger: result.ledger,
             totals,
             counted_from: before.counted_from.to_string(),
@@ -84,6 +98,7 @@ impl Committer<'_> {
         let batch = prepared.batch_id;
         self.sweep(prepared).await?;
         publish(self.dead_letter_store, &prepared.dead_letters).await?;
+        self.publish_late(prepared).await?;
         if let Output::File(file) = self.output {
             let files = publish_counted(&file.store, &prepared.files, batch).await?;
             crash_point("published", batch);
@@ -95,6 +110,17 @@ impl Committer<'_> {
         self.checkpoint.purge(batch).await
     }
 
+    async fn publish_late(&self, prepared: &Prepared) -> Result<()> {
+        if prepared.late.is_empty() {
+            return Ok(());
+        }
+        match self.late_store.filter(|store| store.url() == prepared.late_url) {
+            Some(store) => publish(store, &prepared.late).await,
+            // The job file may name another output by now; the rows lie where the batch staged them.
+            None => publish(&Store::open(&prepared.late_url).await?, &prepared.late).await,
+        }
+    }
+
     /// Temporaries are deleted only now: whoever wrote `prepared/N` has won, so no other's can be needed any more.
     async fn sweep(&mut self, prepared: &Prepared) -> Result<()> {
         if !std::mem::take(&mut self.sweep) {
@@ -104,6 +130,9 @@ impl Committer<'_> {
         let is_ours = move |owner: &str| is_left_over(owner, &query_id, prepared.batch_id);
         let staged = |files: &[StagedFile]| files.iter().map(|file| file.staged.clone()).collect::<Vec<Staged>>();
         let mut swept = self.dead_letter_store.sweep(&is_ours, &staged(&prepared.dead_letters)).await?;
+        if let Some(store) = self.late_store {
+            swept += store.sweep(&is_ours, &staged(&prepared.late)).await?;
+        }
         if let Output::File(file) = self.output {
             swept += file.store.sweep(&is_ours, &staged(&prepared.files)).await?;
         }
@@ -138,20 +167,22 @@ async fn log(file: &FileOutput, batch: u64, files: &[SinkFile]) -> Result<()> {
 }
 
 /// What a Kafka transaction says of its batch: the ledger, so that recovery needs no second run.
-/// Kafka keeps at most 4096 bytes, so what grows with the partitions stays out: recovery knows it.
+/// Kafka keeps at most 4096 bytes, so what grows with the partitions or with time stays out: recovery knows it.
 fn marker(prepared: &Prepared) -> Result<String> {
-    Prepared { counted_from: String::new(), ..prepared.clone() }.to_text()
+    let (counted_from, earlier_dead_letter_urls) = (String::new(), Vec::new());
+    Prepared { counted_from, earlier_dead_letter_urls, ..prepared.clone() }.to_text()
 }
 
 /// The batch that a committed transaction describes.
 ///
 /// # Errors
 /// `Conflict` if the text is not of this batch.
-pub fn from_marker(batch: u64, text: &str, counted_from: &Offsets) -> Result<Prepared> {
+pub fn from_marker(batch: u64, text: &str, before: &Totals) -> Result<Prepared> {
     let mut prepared =
         Prepared::parse(text).map_err(|error| error.context("the marker of the last Kafka transaction"))?;
     if prepared.batch_id == batch {
-        prepared.counted_from = counted_from.to_string();
+        prepared.counted_from = before.counted_from.to_string();
+        prepared.earlier_dead_letter_urls = before.earlier_urls(&prepared.dead_letter_url);
         return Ok(prepared);
     }
     Err(Error::new(
@@ -163,6 +194,36 @@ pub fn from_marker(batch: u64, text: &str, counted_from: &Offsets) -> Result<Pre
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_marker_fits_kafka_however_many_partitions_there_are() {
+        let mut counted_from = Offsets::default();
+        (0..1000).for_each(|partition| counted_from.set("a topic with a long name", partition, i64::MAX));
+        let before =
+            Totals { counted_from, dead_letter_urls: vec!["hdfs://old/place".repeat(300)], ..Totals::default() };
+        let url = format!("hdfs://namenode.example.org:8020/{}", "directory/".repeat(20));
+        let path = format!("part-00000-{}-c000.snappy.parquet", uuid::Uuid::nil());
+        let hidden = crate::store::Hidden::File { path: format!(".{path}.{}.tmp", uuid::Uuid::nil()) };
+        let letters = Staged { path, hidden, size_bytes: u64::MAX, crc32: u32::MAX };
+        let full =
+            Ledger { consumed: u64::MAX, written: u64::MAX, filtered: u64::MAX, bad: u64::MAX, ..Ledger::default() };
+        let prepared = Prepared {
+            batch_id: 7,
+            run_id: uuid::Uuid::nil().to_string(),
+            files: Vec::new(),
+            dead_letters: vec![StagedFile { staged: letters, rows: u64::MAX }],
+            earlier_dead_letter_urls: before.earlier_urls(&url),
+            dead_letter_url: url,
+            ledger: full,
+            totals: full,
+            counted_from: before.counted_from.to_string(),
+        };
+        assert!(prepared.to_text().unwrap().len() > 4096);
+        let text = marker(&prepared).unwrap();
+        assert!(text.len() < 2048, "{} bytes", text.len());
+        assert_eq!(from_marker(7, &text, &before).unwrap(), prepared);
+        assert_eq!(from_marker(8, &text, &before).unwrap_err().kind(), ErrorKind::Conflict);
+    }
 
     #[test]
     fn leftovers_are_ours_and_not_of_the_future() {

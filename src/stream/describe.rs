@@ -108,12 +108,8 @@ async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option
         }
         let decision = decide(&facts).map_err(|error| error.context(format!("checkpoint {location}")))?;
         if let Some(output) = output_name {
-            let fingerprint = output::fingerprint(
-                source.description(),
-                &output,
-                plan.schema(),
-                &insert.select.mask(insert.select.sql()),
-            );
+            let fingerprint =
+                output::fingerprint(source.description(), &output, &plan, &insert.select.mask(insert.select.sql()))?;
             checkpoint.compare_fingerprint(u64::MAX, &fingerprint).await?;
         }
         if let Some(&latest) = facts.offsets.last() {

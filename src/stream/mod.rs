@@ -1,20 +1,25 @@
 //! The engine: plan, run and commit one micro-batch after another.
 //!
 //! `launch.rs` starts every INSERT of a job file as a `query.rs` of its own, `describe.rs` only checks them; `plan.rs`
-//! makes the bounded DataFusion plan and `stateless.rs` refuses what one batch alone cannot answer; `batch.rs` runs it
-//! (source -> decode -> plan -> output); `output.rs` is where rows go; `commit.rs` makes them visible; `trigger.rs` says
+//! makes the bounded DataFusion plan, `stateless.rs` refuses what one batch alone cannot answer and `constant.rs` what
+//! fails for every record; `batch.rs` runs it
+//! (source -> decode -> plan -> output), and `isolate.rs` runs it again if an expression fails on some of the records; `output.rs` is where rows go; `commit.rs` makes them visible; `trigger.rs` says
 //! when; `progress.rs` tells the user.
 
 mod batch;
 mod commit;
+mod constant;
 mod describe;
+mod isolate;
 mod launch;
 mod output;
 mod plan;
 mod progress;
 mod query;
+mod reader;
 mod stateless;
 mod trigger;
+mod windowed;
 
 pub use describe::describe;
 pub use launch::{StreamOptions, launch};

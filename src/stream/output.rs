@@ -4,6 +4,7 @@ use std::io::Write;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
+use super::plan::QueryPlan;
 use crate::{
     catalog::{Compression, Connector, FileFormat, FileTable, Insert, Job, Table},
     checkpoint::{Checkpoint, Fingerprint},
@@ -141,6 +142,19 @@ impl BatchWriter<'_> {
             Self::Kafka(_) | Self::Console(_) => Ok(Vec::new()),
         }
     }
+
+    /// Gives up what was written of the batch, so that it can begin again.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub async fn abandon(self) -> Result<()> {
+        match self {
+            Self::File(writer) => writer.abandon().await,
+            Self::Kafka(sink) => sink.abort().await,
+            // It prints when the batch is prepared, and forgets its rows when one begins.
+            Self::Console(_) => Ok(()),
+        }
+    }
 }
 
 /// Prints the console's batch.
@@ -173,32 +187,64 @@ pub async fn dead_letters(sink: &Table, source: &Table, checkpoint: &Checkpoint)
         }
         Connector::Console(_) => asked.unwrap_or_else(|| format!("{}_dead_letter", checkpoint.url())),
     };
+    set_aside(path, FileFormat::Parquet, Compression::Snappy, dead_letter::schema()).await
+}
+
+/// The directory of the rows that came too late: beside the output and in its format, for other sinks beside the
+/// checkpoint as Parquet.
+///
+/// # Errors
+/// The store's, the sink's.
+pub async fn late(sink: &Table, schema: SchemaRef, checkpoint: &Checkpoint) -> Result<(Store, FileSink)> {
+    let Connector::File(file) = &sink.connector else {
+        return set_aside(format!("{}_late", checkpoint.url()), FileFormat::Parquet, Compression::Snappy, schema).await;
+    };
+    let path = format!("{}_late", file.path.trim_end_matches('/'));
+    // CSV has no nested values; they are kept all the same.
+    let nested = schema.fields().iter().any(|field| field.data_type().is_nested());
+    if nested && matches!(file.format, FileFormat::Csv(_)) {
+        return set_aside(path, FileFormat::Parquet, Compression::Snappy, schema).await;
+    }
+    set_aside(path, file.format.clone(), file.compression, schema).await
+}
+
+async fn set_aside(
+    path: String,
+    format: FileFormat,
+    compression: Compression,
+    schema: SchemaRef,
+) -> Result<(Store, FileSink)> {
     let store = Store::open(&path).await?;
     let table = FileTable {
         path,
-        format: FileFormat::Parquet,
-        compression: Compression::Snappy,
+        format,
+        compression,
         partition_by: Vec::new(),
         max_records_per_file: None,
         checkpoint_location: None,
         spark_metadata: false,
         dead_letter_path: None,
     };
-    let sink = FileSink::new(store.clone(), &table, dead_letter::schema())?;
+    let sink = FileSink::new(store.clone(), &table, schema)?;
     Ok((store, sink))
 }
 
 /// What the checkpoint remembers of a query.
-pub fn fingerprint(source: &str, output: &Output, schema: &SchemaRef, select: &str) -> Fingerprint {
+///
+/// # Errors
+/// As planning.
+pub fn fingerprint(source: &str, output: &Output, plan: &QueryPlan, select: &str) -> Result<Fingerprint> {
     let column =
         |field: &std::sync::Arc<arrow::datatypes::Field>| (field.name().clone(), field.data_type().to_string());
-    Fingerprint {
+    let state = if plan.windowed { plan.stages()?.signature() } else { Vec::new() };
+    Ok(Fingerprint {
         version: 1,
         source: source.to_owned(),
         sink: output.description(),
-        columns: schema.fields().iter().map(column).collect(),
+        columns: plan.schema().fields().iter().map(column).collect(),
         select: select.to_owned(),
-    }
+        state,
+    })
 }
 
 /// The sink's checkpoint; `None` for a console, whose offsets need not outlive the process.

@@ -15,16 +15,20 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType, cast},
     physical_plan::{
         ExecutionPlan, SendableRecordBatchStream,
+        execution_plan::reset_plan_states,
         stream::RecordBatchStreamAdapter,
         streaming::{PartitionStream, StreamingTableExec},
     },
     prelude::SessionContext,
 };
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::stateless;
+use super::{
+    constant, stateless,
+    windowed::{self, LateRows, PlannedStages, Stages, Watermarks},
+};
 use crate::{
-    catalog::{Connector, Insert, Job, SqlText, Table, locate_error},
+    catalog::{Connector, Insert, Job, ParseMode, SqlText, Table, Watermark, locate_error},
     error::{Error, Result},
     session::{SessionLimits, plan_sql, session},
 };
@@ -40,6 +44,8 @@ pub struct QueryPlan {
     /// The Kafka table that it reads.
     pub source: Table,
     input: Arc<BatchInput>,
+    /// It aggregates over windows, so it needs state.
+    pub windowed: bool,
 }
 
 impl std::fmt::Debug for QueryPlan {
@@ -80,6 +86,8 @@ impl QueryPlan {
     /// `Invalid`, at its place, for SQL that does not plan; `Unsupported` for what one batch alone cannot answer.
     pub async fn new(job: &Job, insert: &Insert) -> Result<Self> {
         let context = session(SessionLimits { memory_bytes: PLAN_MEMORY_BYTES, partitions: 1 })?;
+        // It makes two aggregates of a DISTINCT one, and the state of the first would be rows.
+        context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
         let mut inputs = Vec::new();
         for table in &job.tables {
             if let Connector::Kafka(kafka) = &table.connector
@@ -97,7 +105,7 @@ impl QueryPlan {
             context.register_table(quoted(&view.name), Arc::new(provider))?;
         }
         let logical = plan_select(&context, &insert.select).await?;
-        let source = stateless::streaming_source(&logical).map_err(|error| error.at(insert.place.clone()))?;
+        let (source, windowed) = source(&context, &logical).map_err(|error| error.at(insert.place.clone()))?;
         let found = inputs.into_iter().find(|(table, _)| table.name.eq_ignore_ascii_case(&source));
         let (table, input) = found.ok_or_else(|| {
             Error::unsupported(format!("the INSERT reads {source:?}, which is no Kafka table"))
@@ -106,7 +114,16 @@ impl QueryPlan {
         })?;
         let logical = normalise(logical).map_err(|error| error.at(insert.place.clone()))?;
         let schema = Arc::clone(logical.schema().inner());
-        Ok(Self { context, logical, schema, source: table.clone(), input })
+        constant::check(&context.state(), &logical).map_err(|error| error.at(insert.place.clone()))?;
+        if windowed && table.watermark.is_none() {
+            return Err(Error::invalid(format!(
+                "the table {} has no WATERMARK, so its windows would never close",
+                table.name
+            ))
+            .at(table.place.clone())
+            .help("declare it among the columns: WATERMARK FOR ts AS ts - INTERVAL '10' SECOND"));
+        }
+        Ok(Self { context, logical, schema, source: table.clone(), input, windowed })
     }
 
     /// The schema of the rows that it gives.
@@ -135,6 +152,53 @@ impl QueryPlan {
         Ok(BatchPlan { physical, task: state.task_ctx(), projection, input: Arc::clone(&self.input) })
     }
 
+    /// The physical plans of a batch of a query with windows.
+    ///
+    /// # Errors
+    /// As `batch`.
+    pub async fn windowed(
+        &self,
+        timestamp_ms: i64,
+        (watermarks, future_us): (Watermarks, i64),
+        late: Option<Sender<RecordBatch>>,
+    ) -> Result<WindowedPlan> {
+        self.input.lock().projection = None;
+        let state = self.state_at(timestamp_ms);
+        let stages = windowed::split(state.optimize(&self.logical)?)?;
+        let bounds: Vec<_> = (0..stages.operators.len()).map(|index| watermarks.bounds(index, future_us)).collect();
+        let planned = windowed::plan(&stages, &state, &bounds, LateRows::new(late)).await?;
+        let projection = self.input.lock().projection.take().unwrap_or_default();
+        Ok(WindowedPlan { planned, projection, input: Arc::clone(&self.input) })
+    }
+
+    /// The parts of a plan with windows.
+    ///
+    /// # Errors
+    /// As `batch`.
+    pub fn stages(&self) -> Result<Stages> {
+        // now() at one moment, so that the text of the plan is the same at every start.
+        windowed::split(self.state_at(0).optimize(&self.logical)?)
+    }
+
+    /// What the table says of event time.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn watermark(&self) -> Result<&Watermark> {
+        self.source.watermark.as_ref().ok_or_else(|| Error::internal("the source has no watermark"))
+    }
+
+    /// What becomes of records that cannot be used.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn parse_mode(&self) -> Result<ParseMode> {
+        match &self.source.connector {
+            Connector::Kafka(kafka) => Ok(kafka.decode.mode),
+            _ => Err(Error::internal("the source is no Kafka table")),
+        }
+    }
+
     fn state_at(&self, timestamp_ms: i64) -> SessionState {
         let mut state = self.context.state();
         if let Some(time) = DateTime::<Utc>::from_timestamp_millis(timestamp_ms) {
@@ -146,6 +210,16 @@ impl QueryPlan {
 }
 
 impl BatchPlan {
+    /// The same plan without the metrics of its runs so far, which add up with each.
+    ///
+    /// # Errors
+    /// DataFusion's.
+    pub fn renewed(&self) -> Result<Self> {
+        let physical = reset_plan_states(Arc::clone(&self.physical))?;
+        let (task, input) = (Arc::clone(&self.task), Arc::clone(&self.input));
+        Ok(Self { physical, task, projection: self.projection.clone(), input })
+    }
+
     /// Starts the plan over the rows that come through `rows`. The second value gives `rows` back if the plan never
     /// reads them.
     ///
@@ -161,6 +235,37 @@ impl BatchPlan {
         let unread = self.input.lock().rows.take();
         Ok((stream?, unread))
     }
+}
+
+/// The physical plans of one batch of a query with windows.
+#[derive(Debug)]
+pub struct WindowedPlan {
+    pub planned: PlannedStages,
+    /// As `BatchPlan::projection`.
+    pub projection: Vec<usize>,
+    input: Arc<BatchInput>,
+}
+
+impl WindowedPlan {
+    /// The first aggregate will read `rows`.
+    pub fn feed(&self, rows: Receiver<Result<RecordBatch>>) {
+        self.input.lock().rows = Some(rows);
+    }
+
+    /// Gives the rows back if no plan has read them.
+    pub fn unread(&self) -> Option<Receiver<Result<RecordBatch>>> {
+        self.input.lock().rows.take()
+    }
+}
+
+/// The one table that the plan reads, and whether it needs state.
+fn source(context: &SessionContext, logical: &LogicalPlan) -> Result<(String, bool)> {
+    let optimized = context.state().optimize(logical)?;
+    if !windowed::needs_state(&optimized)? {
+        return Ok((stateless::streaming_source(logical)?, false));
+    }
+    windowed::check(&windowed::split(optimized)?)?;
+    Ok((stateless::one_table(logical)?, true))
 }
 
 impl BatchInput {

@@ -5,12 +5,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    batch::{BatchWork, Reader, run_batch},
+    batch::{BatchResult, BatchWork, run_batch},
     commit::{self, Committer, Totals},
     output::{self, Output},
     plan::QueryPlan,
     progress::{QueryProgress, Reporter},
+    reader::Reader,
     trigger::Trigger,
+    windowed::{self, SetAside, Watermarks, Windows},
 };
 use crate::{
     catalog::{Connector, Insert, Job, KafkaTable},
@@ -21,6 +23,7 @@ use crate::{
     },
     clock::{self, Stopwatch},
     error::{Error, ErrorKind, Result},
+    event_time::NO_WATERMARK_MS,
     fault::crash_point,
     sink::file::FileSink,
     source::{KafkaSource, OffsetRange, Offsets, offsets},
@@ -56,7 +59,10 @@ pub struct StreamingQuery {
     ended: Offsets,
     next_batch: u64,
     totals: Totals,
+    /// Of the last batch that was committed.
     watermark_ms: i64,
+    /// State and late rows, of a query with windows.
+    windows: Option<Windows>,
     /// Temporaries of an earlier run may lie about.
     sweep: bool,
     last_loss_check: Option<Stopwatch>,
@@ -81,6 +87,10 @@ impl StreamingQuery {
         let checkpoint = Checkpoint::open(Store::open(checkpoint_location).await?).await?;
         let output = Output::open(sink, plan.schema(), &checkpoint).await?;
         let (dead_letter_store, dead_letter_sink) = output::dead_letters(sink, &plan.source, &checkpoint).await?;
+        let windows = match plan.windowed {
+            true => Some(Windows::open(&plan, sink, &checkpoint).await?),
+            false => None,
+        };
         let mut query = Self {
             name: format!("{}.{}", job.name, insert.target),
             table,
@@ -94,7 +104,8 @@ impl StreamingQuery {
             ended: Offsets::default(),
             next_batch: 0,
             totals: Totals::default(),
-            watermark_ms: 0,
+            watermark_ms: NO_WATERMARK_MS,
+            windows,
             sweep: true,
             last_loss_check: None,
             plan,
@@ -104,12 +115,8 @@ impl StreamingQuery {
     }
 
     async fn check_identity(&mut self, insert: &Insert) -> Result<()> {
-        let fingerprint = output::fingerprint(
-            &self.description,
-            &self.output,
-            self.plan.schema(),
-            &insert.select.mask(insert.select.sql()),
-        );
+        let fingerprint =
+            output::fingerprint(&self.description, &self.output, &self.plan, &insert.select.mask(insert.select.sql()))?;
         // Decide first: a checkpoint or an output that belongs to another query must not get our fingerprint.
         let planned_next = match self.decide().await? {
             Decision::Fresh => 0,
@@ -160,7 +167,7 @@ impl StreamingQuery {
                 self.stand_after(batch).await?;
             }
             Decision::CommitOnly(batch) => {
-                self.checkpoint.write_commit(batch, self.watermark_ms).await?;
+                self.checkpoint.write_commit(batch, logged_watermark(self.watermark_ms)).await?;
                 self.stand_after(batch).await?;
             }
         }
@@ -170,23 +177,27 @@ impl StreamingQuery {
     /// A Kafka sink becomes the query's only producer, and its topic must not be ahead of the checkpoint.
     async fn fence(&self, decision: Decision) -> Result<()> {
         let Output::Kafka(sink, _) = &self.output else { return Ok(()) };
-        sink.fence().await?;
         let known = match decision {
             Decision::Fresh => None,
             Decision::Next(batch) => Some(batch - 1),
             Decision::RunAgain(batch) | Decision::RollForward(batch) | Decision::CommitOnly(batch) => Some(batch),
         };
-        match sink.committed().await? {
-            Some((committed, _)) if known.is_none_or(|known| committed > known) => Err(Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "the topic has batch {committed} of this query, the checkpoint {} is older",
-                    self.checkpoint.url()
-                ),
-            )
-            .help("restore the newer checkpoint, or start anew with another checkpointLocation")),
-            _ => Ok(()),
-        }
+        // A start that is refused must not stop an instance that is well: the first look comes before the fence.
+        self.check_marker(known, sink.committed_so_far().await?)?;
+        sink.fence().await?;
+        self.check_marker(known, sink.committed().await?.map(|(batch, _)| batch))
+    }
+
+    fn check_marker(&self, known: Option<u64>, committed: Option<u64>) -> Result<()> {
+        let Some(batch) = committed.filter(|committed| known.is_none_or(|known| *committed > known)) else {
+            return Ok(());
+        };
+        let checkpoint = self.checkpoint.url();
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!("the topic has batch {batch} of this query, the checkpoint {checkpoint} is older"),
+        )
+        .help("restore the newer checkpoint, or start anew with another checkpointLocation"))
     }
 
     /// If the sink's log has the batch already, it must be with our files: nothing is published beside another's.
@@ -214,7 +225,10 @@ impl StreamingQuery {
     /// Stands where a query stands that has committed `batch`.
     async fn stand_after(&mut self, batch: u64) -> Result<()> {
         let entry = self.checkpoint.offsets(batch).await?;
-        self.watermark_ms = entry.watermark_ms;
+        self.watermark_ms = read_watermark(entry.watermark_ms);
+        if let Some(windows) = &mut self.windows {
+            windows.restore(self.checkpoint.find_prepared(batch).await?, self.watermark_ms).await?;
+        }
         self.position = single(entry.ends)?;
         self.ended = self.position.clone();
         self.next_batch = batch + 1;
@@ -225,9 +239,11 @@ impl StreamingQuery {
     /// A checkpoint that Spark wrote has no ledger: the count starts where it is taken over.
     async fn totals_after(&self, batch: u64) -> Result<Totals> {
         let Some(prepared) = self.checkpoint.find_prepared(batch).await? else {
-            return Ok(Totals { ledger: Ledger::default(), counted_from: self.position.clone() });
+            return Ok(Totals { counted_from: self.position.clone(), ..Totals::default() });
         };
-        Ok(Totals { ledger: prepared.totals, counted_from: prepared.counted_from.parse()? })
+        let mut dead_letter_urls = prepared.earlier_dead_letter_urls;
+        dead_letter_urls.push(prepared.dead_letter_url);
+        Ok(Totals { ledger: prepared.totals, counted_from: prepared.counted_from.parse()?, dead_letter_urls })
     }
 
     async fn run_again(&mut self, batch: u64, reporter: &Reporter) -> Result<()> {
@@ -248,7 +264,7 @@ impl StreamingQuery {
             && let Some((committed, text)) = sink.committed().await?
             && committed == batch
         {
-            let prepared = commit::from_marker(batch, &text, &self.totals.counted_from)?;
+            let prepared = commit::from_marker(batch, &text, &self.totals)?;
             self.checkpoint.write_prepared(&prepared).await?;
             self.finish(&prepared).await?;
             return self.stand_after(batch).await;
@@ -280,7 +296,12 @@ impl StreamingQuery {
             if goes_back(&self.position, &latest) {
                 self.skip_lost(reporter).await?;
             }
-            let Some(end) = self.batch_end(trigger, &latest, &idle) else {
+            let watermark_ms = self.advance_watermark(&latest);
+            let end = match self.batch_end(trigger, &latest, &idle) {
+                None if self.would_close(watermark_ms)? => Some(self.position.clone()),
+                end => end,
+            };
+            let Some(end) = end else {
                 if trigger.is_bounded() {
                     break;
                 }
@@ -291,7 +312,7 @@ impl StreamingQuery {
             };
             progress.latest = latest;
             let entry = OffsetEntry {
-                watermark_ms: self.watermark_ms,
+                watermark_ms: logged_watermark(watermark_ms),
                 timestamp_ms: clock::now_ms(),
                 conf: spark_conf(),
                 ends: vec![end],
@@ -308,6 +329,19 @@ impl StreamingQuery {
             }
         }
         Ok(())
+    }
+
+    /// The watermark of the next batch: how far the events have come that were read up to now.
+    fn advance_watermark(&mut self, latest: &Offsets) -> i64 {
+        let (position, windows) = (&self.position, self.windows.as_mut());
+        let is_behind = |topic: &str, partition: i32| position.get(topic, partition) < latest.get(topic, partition);
+        windows.map_or(NO_WATERMARK_MS, |windows| windows.state.tracker.advance(clock::now_ms(), &is_behind))
+    }
+
+    /// Would windows close in a batch without records?
+    fn would_close(&self, to_ms: i64) -> Result<bool> {
+        let watermarks = Watermarks { from_ms: self.watermark_ms, to_ms };
+        self.windows.as_ref().map_or(Ok(false), |windows| windows.state.would_close(watermarks))
     }
 
     /// Where the next batch ends; `None` if it shall not run yet.
@@ -338,14 +372,14 @@ impl StreamingQuery {
         let owner = commit::owner(&self.checkpoint, batch);
         let work = BatchWork { batch, timestamp_ms: entry.timestamp_ms, ranges: &ranges, owner: &owner };
         let step = Stopwatch::start();
-        let result = run_batch(&mut self.reader, &self.plan, &mut self.output, &self.dead_letter_sink, &work).await;
-        let mut result = result.map_err(|error| in_batch(error, batch, &ranges))?;
+        let mut result = self.run_plan(&work, read_watermark(entry.watermark_ms)).await?;
         result.ledger.gaps += lost.offsets + self.ended.count_to(&start);
         result.ledger.rewound += start.count_to(&self.ended);
         progress.durations.add_batch = step.elapsed_ms();
         let step = Stopwatch::start();
         let totals = self.totals.clone();
         let prepared = self.committer().prepare(batch, result, &totals).await?;
+        self.watermark_ms = read_watermark(entry.watermark_ms);
         self.finish(&prepared).await?;
         progress.durations.commit_offsets = step.elapsed_ms();
         if let Err(error) = self.source()?.commit_group_offsets(&end).await {
@@ -363,10 +397,23 @@ impl StreamingQuery {
         Ok(())
     }
 
+    async fn run_plan(&mut self, work: &BatchWork<'_>, to_ms: i64) -> Result<BatchResult> {
+        let Some(windows) = &mut self.windows else {
+            return run_batch(&mut self.reader, &self.plan, &mut self.output, &self.dead_letter_sink, work).await;
+        };
+        let aside = SetAside { dead_letters: &self.dead_letter_sink, late: &windows.late_sink };
+        let watermarks = Watermarks { from_ms: self.watermark_ms, to_ms };
+        let (reader, state) = (&mut self.reader, &mut windows.state);
+        windowed::run_batch(reader, &self.plan, state, &mut self.output, aside, work, watermarks).await
+    }
+
     async fn finish(&mut self, prepared: &Prepared) -> Result<()> {
-        let watermark_ms = self.watermark_ms;
+        let watermark_ms = logged_watermark(self.watermark_ms);
         self.committer().roll_forward(prepared, watermark_ms).await?;
         self.sweep = false;
+        if let Some(windows) = &mut self.windows {
+            windows.committed().await?;
+        }
         Ok(())
     }
 
@@ -375,6 +422,7 @@ impl StreamingQuery {
             checkpoint: &self.checkpoint,
             output: &mut self.output,
             dead_letter_store: &self.dead_letter_store,
+            late_store: self.windows.as_ref().map(|windows| &windows.late_store),
             sweep: self.sweep,
         }
     }
@@ -387,10 +435,12 @@ impl StreamingQuery {
         }
         let (sentences, mut from) = self.source()?.check_data_loss(start).await?;
         self.last_loss_check = Some(Stopwatch::start());
-        for range in start.ranges(end) {
-            // A topic that was created again: the announced range is of the old one, the next batch reads the new.
-            if from.get(&range.topic, range.partition).is_none_or(|from| from < range.start) {
-                from.set(&range.topic, range.partition, range.end);
+        for (topic, partition, stop) in end.iter() {
+            // A topic that was created again: the announced range is of the old one (also one that is empty), the next
+            // batch reads the new.
+            let begin = start.get(topic, partition).unwrap_or(0);
+            if from.get(topic, partition).is_none_or(|from| from < begin) {
+                from.set(topic, partition, stop);
             }
         }
         let lost = start.count_to(end).saturating_sub(from.count_to(end));
@@ -433,15 +483,13 @@ fn goes_back(position: &Offsets, latest: &Offsets) -> bool {
     position.iter().any(|(topic, partition, offset)| latest.get(topic, partition).is_none_or(|end| end < offset))
 }
 
-/// An error of the data says which records it may be about.
-fn in_batch(error: Error, batch: u64, ranges: &[OffsetRange]) -> Error {
-    const RANGES_SHOWN: usize = 4;
-    if error.kind() != ErrorKind::BadRecord {
-        return error;
-    }
-    let more = if ranges.len() > RANGES_SHOWN { ", ..." } else { "" };
-    let shown: Vec<String> = ranges.iter().take(RANGES_SHOWN).map(OffsetRange::to_string).collect();
-    error.context(format!("batch {batch}, records {}{more}", shown.join(", ")))
+/// In Spark's logs 0 stands for no watermark.
+fn logged_watermark(watermark_ms: i64) -> i64 {
+    if watermark_ms == NO_WATERMARK_MS { 0 } else { watermark_ms }
+}
+
+fn read_watermark(logged_ms: i64) -> i64 {
+    if logged_ms == 0 { NO_WATERMARK_MS } else { logged_ms }
 }
 
 /// The one source's end.

@@ -9,13 +9,9 @@ use crate::error::{Error, Result};
 /// # Errors
 /// `Unsupported`, naming the operation and what to do instead.
 pub fn streaming_source(plan: &LogicalPlan) -> Result<String> {
-    let mut tables = Vec::new();
     let mut refused = None;
     // The closure cannot fail; the subqueries inside expressions are visited too.
     plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            tables.push(scan.table_name.table().to_owned());
-        }
         if refused.is_none() {
             refused = refusal(node);
         }
@@ -24,6 +20,21 @@ pub fn streaming_source(plan: &LogicalPlan) -> Result<String> {
     if let Some((what, help)) = refused {
         return Err(Error::unsupported(format!("{what} over a stream")).help(help));
     }
+    one_table(plan)
+}
+
+/// Names the one table that the plan reads.
+///
+/// # Errors
+/// `Invalid` if it reads none, `Unsupported` if it reads several.
+pub fn one_table(plan: &LogicalPlan) -> Result<String> {
+    let mut tables = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            tables.push(scan.table_name.table().to_owned());
+        }
+        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+    })?;
     match tables.as_slice() {
         [table] => Ok(table.clone()),
         [] => Err(Error::invalid("the INSERT reads no table").help("SELECT from a Kafka table of this job file")),
@@ -32,7 +43,8 @@ pub fn streaming_source(plan: &LogicalPlan) -> Result<String> {
     }
 }
 
-fn refusal(node: &LogicalPlan) -> Option<(String, &'static str)> {
+/// What one batch alone cannot answer, and what to do instead.
+pub fn refusal(node: &LogicalPlan) -> Option<(String, &'static str)> {
     const STORED: &str = "run it over the stored files with `tidemill query`";
     let (what, help) = match node {
         LogicalPlan::Aggregate(_) => ("an aggregate (GROUP BY, count, sum, ...)", STORED),

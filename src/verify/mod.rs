@@ -89,11 +89,12 @@ async fn verify_insert(job: &Job, insert: &Insert, file: &FileTable) -> Result<V
 }
 
 fn check_offsets(verdict: &mut Verdict, start: &Offsets, end: &Offsets, totals: &Ledger) {
-    let range = start.count_to(end);
+    let range = start.distance_to(end);
     let (consumed, gaps, rewound) = (totals.consumed, totals.gaps, totals.rewound);
+    let back = if rewound > 0 { format!(" + {rewound} gone back") } else { String::new() };
     verdict.check(
-        range + rewound == consumed + gaps,
-        format!("offsets: {range} from {start} to {end} = {consumed} records + {gaps} gaps"),
+        range + i128::from(rewound) == i128::from(consumed) + i128::from(gaps),
+        format!("offsets: {range} from {start} to {end}{back} = {consumed} records + {gaps} gaps"),
     );
 }
 
@@ -165,17 +166,21 @@ async fn check_dead_letters(
     prepared: &Prepared,
     under_way: Option<&Prepared>,
 ) -> Result<()> {
-    let store = Store::open(&prepared.dead_letter_url).await?;
     let totals = &prepared.totals;
     let mut rows = 0;
-    for (path, size_bytes) in visible(&store, &pending(under_way, true)).await? {
-        rows += count::rows(&store, &path, size_bytes, &FileFormat::Parquet).await?;
+    let places: Vec<&str> =
+        prepared.earlier_dead_letter_urls.iter().chain([&prepared.dead_letter_url]).map(String::as_str).collect();
+    for url in &places {
+        let store = Store::open(url).await?;
+        for (path, size_bytes) in visible(&store, &pending(under_way, true)).await? {
+            rows += count::rows(&store, &path, size_bytes, &FileFormat::Parquet).await?;
+        }
     }
     if rows == 0 && drops_malformed(job) {
         verdict.check(true, format!("dead letters: {} bad, dropped as mode = 'DROPMALFORMED' asks", totals.bad));
         return Ok(());
     }
-    let what = format!("dead letters: {rows} kept in {}, {} bad", store.url(), totals.bad);
+    let what = format!("dead letters: {rows} kept in {}, {} bad", places.join(", "), totals.bad);
     verdict.check(rows == totals.bad, difference(what, rows, totals.bad));
     Ok(())
 }

@@ -34,4 +34,7 @@ pub const WINDOW_END: &str = "window_end";
 pub const WINDOW_TIME: &str = "window_time";
 
 /// The metadata key of a field that holds the event time of its rows; its value is `true`.
-pub const EVENT_TIME_KEY: &str = "tidemill:event_time";
+pub const EVENT_TIME_KEY: &str = crate::catalog::EVENT_TIME;
+
+/// The metadata key of a field that holds a window's start or end; its value says which: `WINDOW_START` or `WINDOW_END`.
+pub const WINDOW_KEY: &str = "tidemill:window";

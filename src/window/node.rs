@@ -14,7 +14,7 @@ use datafusion::{
     logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore},
 };
 
-use super::{EVENT_TIME_KEY, WINDOW_END, WINDOW_START, WINDOW_TIME, WindowSpec, spec::duration};
+use super::{EVENT_TIME_KEY, WINDOW_END, WINDOW_KEY, WINDOW_START, WINDOW_TIME, WindowSpec, spec::duration};
 use crate::error::{Error, Result};
 
 /// The columns that windows add, in their order.
@@ -98,20 +98,18 @@ pub(super) fn windowed_schema(
     }
     for name in WINDOW_COLUMNS {
         let field = Field::new(name, data_type.clone(), false);
-        let is_event_time = name == WINDOW_TIME;
-        let metadata = is_event_time.then(|| (EVENT_TIME_KEY.to_owned(), "true".to_owned()));
-        fields.push((None, Arc::new(field.with_metadata(metadata.into_iter().collect()))));
+        let (key, value) = if name == WINDOW_TIME { (EVENT_TIME_KEY, "true") } else { (WINDOW_KEY, name) };
+        fields.push((None, Arc::new(field.with_metadata([(key.to_owned(), value.to_owned())].into()))));
     }
     Ok(Arc::new(DFSchema::new_with_metadata(fields, input.metadata().clone())?))
 }
 
-/// After a window the event time is `window_time`: so that there is one.
+/// After a window the event time is `window_time`, and the windows are its own: so that there is one of each.
 fn unmarked(field: &FieldRef) -> FieldRef {
-    if !field.metadata().contains_key(EVENT_TIME_KEY) {
+    let mut metadata = field.metadata().clone();
+    if metadata.remove(EVENT_TIME_KEY).is_none() & metadata.remove(WINDOW_KEY).is_none() {
         return Arc::clone(field);
     }
-    let mut metadata = field.metadata().clone();
-    metadata.remove(EVENT_TIME_KEY);
     Arc::new(field.as_ref().clone().with_metadata(metadata))
 }
 

@@ -95,8 +95,7 @@ impl Call {
             }
         }
         if function != Function::Session && !read.keys.is_empty() {
-            let error =
-                Error::unsupported(format!("{function} has no PARTITION BY: each row has its windows"));
+            let error = Error::unsupported(format!("{function} has no PARTITION BY: each row has its windows"));
             return Err(at(error.help("GROUP BY window_start, window_end and the key"), span));
         }
         Ok(read)

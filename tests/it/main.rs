@@ -8,6 +8,8 @@ mod bad_input;
 mod crash;
 mod decode;
 mod demo;
+mod doubt;
+mod isolate;
 mod job_file;
 mod kafka_source;
 mod model;

@@ -434,3 +434,21 @@ async fn bookkeeping_is_cheap() {
     // Far above the measured 3 ms: this finds a blunder, the benches hold the budget.
     assert!(times[5] < Duration::from_millis(200), "{times:?}");
 }
+
+/// Closing asks for the file's status meanwhile: with one connection, each once waited for the other until its timeout.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_files_are_closed_at_once_on_hdfs() {
+    const FILES: usize = 32;
+    let place = hdfs().await;
+    let started = Instant::now();
+    let staged = futures::future::join_all((0..FILES).map(|number| {
+        let store = place.store.clone();
+        async move { stage(&store, &format!("part-{number}"), "owner", "some rows of text").await }
+    }))
+    .await;
+    for staged in &staged {
+        place.store.publish(staged).await.unwrap();
+    }
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert_eq!(place.store.list_all("").await.unwrap().len(), FILES);
+}

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::support::tidemill;
 use arrow::{
     array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
     datatypes::{DataType, Field, Schema, TimeUnit},
@@ -347,6 +348,70 @@ async fn refusals_point_at_their_place() {
     ] {
         text += &format!("{}\n\n", refusal(&session, sql).await);
     }
-    let expected = include_str!("window_refusals.txt");
+    let expected = include_str!("../golden/window_refusals.txt");
     assert!(text == expected, "{text}");
+}
+
+#[tokio::test]
+async fn the_columns_of_spark_have_its_names() {
+    let sql = "SELECT window, window.end, count(*) AS n, window_time(window) AS at FROM t WHERE v < 30 \
+               GROUP BY window(ts, '1 minute') HAVING window.start < TIMESTAMP '1970-01-01 00:02:00' ORDER BY window.start";
+    let expected = "\
++-------------------------------------------------------+---------------------+---+-------------------------+
+| window                                                | end                 | n | at                      |
++-------------------------------------------------------+---------------------+---+-------------------------+
+| {start: 1970-01-01T00:00:00, end: 1970-01-01T00:01:00} | 1970-01-01T00:01:00 | 2 | 1970-01-01T00:00:59.999 |
+| {start: 1970-01-01T00:01:00, end: 1970-01-01T00:02:00} | 1970-01-01T00:02:00 | 1 | 1970-01-01T00:01:59.999 |
++-------------------------------------------------------+---------------------+---+-------------------------+";
+    let squeeze = |text: &str| text.replace(['-', ' '], "");
+    assert_eq!(squeeze(&table(&few_rows(), sql).await), squeeze(expected));
+}
+
+#[tokio::test]
+async fn many_windows_for_each_row_come_in_bounded_batches() {
+    let session = few_rows();
+    let sql = "SELECT v, window_end FROM HOP(t, ts, INTERVAL '1' SECOND, INTERVAL '1' DAY)";
+    let mut rows = session.select(sql).await.unwrap();
+    let mut count = 0;
+    while let Some(batch) = rows.next().await.unwrap() {
+        assert!(batch.num_rows() <= 8192, "{}", batch.num_rows());
+        count += batch.num_rows();
+    }
+    assert_eq!(count, 5 * 86_400);
+}
+
+#[test]
+fn the_command_groups_files_by_window() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(tidemill());
+        let output = command.arg("query").args(arguments).current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let trades = "timestamp,price,volume\n\
+                  2025-01-01T09:00:59.5,101.5,3\n2025-01-01T09:00:01.0,100.0,1\n2025-01-01T09:00:30.0,102.0,2\n\
+                  2025-01-01T09:02:00.0,99.0,5\n,1.0,7\n";
+    std::fs::write(directory.path().join("trades.csv"), trades).unwrap();
+    let job = "CREATE TABLE trades (timestamp TIMESTAMP, price DOUBLE, volume BIGINT) \
+               WITH (connector = 'file', path = 'trades.csv', format = 'csv', header = 'true');\n\
+               CREATE VIEW ohlc AS SELECT window_start, first_value(price ORDER BY timestamp) AS open, \
+               max(price) AS high, min(price) AS low, last_value(price ORDER BY timestamp) AS close, \
+               sum(volume) AS volume, sum(price * volume) / sum(volume) AS vwap \
+               FROM TABLE(TUMBLE(TABLE trades, DESCRIPTOR(timestamp), INTERVAL '1' MINUTE)) GROUP BY window_start;\n";
+    std::fs::write(directory.path().join("job.sql"), job).unwrap();
+    let expected = "\
++---------------------+-------+-------+-------+-------+--------+-------+
+| window_start        | open  | high  | low   | close | volume | vwap  |
++---------------------+-------+-------+-------+-------+--------+-------+
+| 2025-01-01T09:00:00 | 100.0 | 102.0 | 100.0 | 101.5 | 6      | 101.4 |
+| 2025-01-01T09:02:00 | 99.0  | 99.0  | 99.0  | 99.0  | 5      | 99.0  |
++---------------------+-------+-------+-------+-------+--------+-------+
+2 rows
+";
+    assert_eq!(run(&["-j", "job.sql", "SELECT * FROM ohlc ORDER BY window_start"]), expected);
+    run(&[
+        "COPY (SELECT window.start, count(*) AS n FROM 'trades.csv' GROUP BY window(timestamp, '1 minute')) TO 'n.parquet'",
+    ]);
+    assert_eq!(run(&["--format", "csv", "SELECT n FROM 'n.parquet' ORDER BY start"]), "n\n3\n1\n");
 }

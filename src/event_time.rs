@@ -1,0 +1,202 @@
+//! Event time: how far the events of a stream have come, and when a window may close. No I/O.
+//!
+//! The watermark is a promise: no event older than it is waited for. It is the newest event of each partition, less the
+//! delay that the table declares, and of those the smallest, so that a partition that lags behind is waited for. It
+//! never goes back.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::Watermark;
+
+/// Before the first event.
+pub const NO_WATERMARK_MS: i64 = i64::MIN;
+
+/// What is known of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PartitionTime {
+    /// Its newest event, microseconds since the epoch; without those too far in the future.
+    pub newest_us: i64,
+    /// The wall clock when its last events came, milliseconds since the epoch.
+    pub active_ms: i64,
+}
+
+/// `{"topic":{"0":{...}}}`, as it stands in the checkpoint.
+pub type PartitionTimes = BTreeMap<String, BTreeMap<i32, PartitionTime>>;
+
+/// The watermark of one source.
+#[derive(Debug, Clone)]
+pub struct WatermarkTracker {
+    policy: Watermark,
+    partitions: PartitionTimes,
+    /// Milliseconds since the epoch, `NO_WATERMARK_MS` before the first event.
+    current_ms: i64,
+}
+
+/// Why the watermark stands where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// No event has come.
+    Nothing,
+    /// This partition has the oldest newest event of those that are not idle.
+    Partition { topic: String, partition: i32 },
+    /// All partitions are idle, and the watermark stays.
+    AllIdle,
+    /// All partitions are idle, and the watermark goes on with the wall clock.
+    WallClock,
+}
+
+impl WatermarkTracker {
+    /// Before the first event.
+    pub fn new(policy: Watermark) -> Self {
+        Self { policy, partitions: PartitionTimes::new(), current_ms: NO_WATERMARK_MS }
+    }
+
+    /// The same policy, where a checkpoint stands.
+    pub fn restore(self, partitions: PartitionTimes, current_ms: i64) -> Self {
+        Self { partitions, current_ms, ..self }
+    }
+
+    /// Milliseconds since the epoch, `NO_WATERMARK_MS` before the first event.
+    pub fn current_ms(&self) -> i64 {
+        self.current_ms
+    }
+
+    /// What the checkpoint keeps.
+    pub fn partitions(&self) -> &PartitionTimes {
+        &self.partitions
+    }
+
+    /// Events beyond this (microseconds since the epoch) are set aside, if it is `now_ms`.
+    pub fn future_us(&self, now_ms: i64) -> i64 {
+        let skew_us = i64::try_from(self.policy.max_future_skew.as_micros()).unwrap_or(i64::MAX);
+        now_ms.saturating_mul(1000).saturating_add(skew_us)
+    }
+
+    /// Takes in the newest event of each partition that a batch had.
+    pub fn observe(&mut self, newest: &PartitionTimes) {
+        for (topic, partitions) in newest {
+            let known = self.partitions.entry(topic.clone()).or_default();
+            for (partition, time) in partitions {
+                let entry = known.entry(*partition).or_insert(*time);
+                entry.newest_us = entry.newest_us.max(time.newest_us);
+                entry.active_ms = entry.active_ms.max(time.active_ms);
+            }
+        }
+    }
+
+    /// Moves the watermark to where it is at `now_ms`, and returns it. A partition that `is_behind` (has records
+    /// that were not read yet) is not idle however long ago its last events came.
+    pub fn advance(&mut self, now_ms: i64, is_behind: &dyn Fn(&str, i32) -> bool) -> i64 {
+        let (holder, at_us) = self.position(now_ms, is_behind);
+        if holder != Holder::Nothing && holder != Holder::AllIdle {
+            self.current_ms = self.current_ms.max(at_us.saturating_sub(self.policy.delay_us).div_euclid(1000));
+        }
+        self.current_ms
+    }
+
+    /// Who holds the watermark at `now_ms`.
+    pub fn holder(&self, now_ms: i64, is_behind: &dyn Fn(&str, i32) -> bool) -> Holder {
+        self.position(now_ms, is_behind).0
+    }
+
+    fn position(&self, now_ms: i64, is_behind: &dyn Fn(&str, i32) -> bool) -> (Holder, i64) {
+        let idle_ms = i64::try_from(self.policy.idle_timeout.as_millis()).unwrap_or(i64::MAX);
+        let all = || {
+            let of = |(topic, partitions): (&'_ String, &'_ BTreeMap<i32, PartitionTime>)| {
+                let topic = topic.clone();
+                partitions.iter().map(move |(partition, time)| (topic.clone(), *partition, *time)).collect::<Vec<_>>()
+            };
+            self.partitions.iter().flat_map(of)
+        };
+        let active = all().filter(|(topic, partition, time)| {
+            now_ms.saturating_sub(time.active_ms) < idle_ms || is_behind(topic, *partition)
+        });
+        if let Some((topic, partition, time)) = active.min_by_key(|(_, _, time)| time.newest_us) {
+            return (Holder::Partition { topic, partition }, time.newest_us);
+        }
+        // The newest of all: the silent ones before it were passed already, or would hold for ever.
+        let Some((_, _, newest)) = all().max_by_key(|(_, _, time)| time.newest_us) else {
+            return (Holder::Nothing, 0);
+        };
+        if !self.policy.advances_when_idle {
+            return (Holder::AllIdle, newest.newest_us);
+        }
+        let last_ms = all().map(|(_, _, time)| time.active_ms).max().unwrap_or(now_ms);
+        let silent_us = now_ms.saturating_sub(last_ms).max(0).saturating_mul(1000);
+        (Holder::WallClock, newest.newest_us.saturating_add(silent_us))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::Place;
+
+    fn policy(advances_when_idle: bool) -> Watermark {
+        Watermark {
+            column: "ts".into(),
+            delay_us: 10_000_000,
+            idle_timeout: Duration::from_secs(30),
+            advances_when_idle,
+            max_future_skew: Duration::from_secs(300),
+            place: Place::default(),
+        }
+    }
+
+    fn times(newest: &[(i32, i64, i64)]) -> PartitionTimes {
+        let partition = |&(partition, newest_s, active_s): &(i32, i64, i64)| {
+            (partition, PartitionTime { newest_us: newest_s * 1_000_000, active_ms: active_s * 1000 })
+        };
+        [("t".to_owned(), newest.iter().map(partition).collect())].into()
+    }
+
+    fn tracker(advances_when_idle: bool, newest: &[(i32, i64, i64)]) -> WatermarkTracker {
+        WatermarkTracker::new(policy(advances_when_idle)).restore(times(newest), NO_WATERMARK_MS)
+    }
+
+    #[test]
+    fn the_slowest_partition_holds_it() {
+        let mut tracker = tracker(false, &[(0, 1_000, 1), (1, 400, 1)]);
+        assert_eq!(tracker.advance(2_000, &|_, _| false), 390_000);
+        assert_eq!(tracker.holder(2_000, &|_, _| false), Holder::Partition { topic: "t".into(), partition: 1 });
+        tracker.observe(&times(&[(1, 1_200, 2)]));
+        assert_eq!(tracker.advance(3_000, &|_, _| false), 990_000);
+    }
+
+    #[test]
+    fn it_never_goes_back() {
+        let mut tracker = tracker(false, &[(0, 1_000, 1)]);
+        assert_eq!(tracker.advance(2_000, &|_, _| false), 990_000);
+        tracker.observe(&times(&[(0, 500, 2), (1, 100, 2)]));
+        assert_eq!(tracker.advance(3_000, &|_, _| false), 990_000);
+    }
+
+    #[test]
+    fn an_idle_partition_does_not_hold_it_unless_it_has_records_to_read() {
+        let mut tracker = tracker(false, &[(0, 1_000, 100), (1, 400, 1)]);
+        assert_eq!(tracker.advance(101_000, &|_, partition| partition == 1), 390_000);
+        assert_eq!(tracker.advance(101_000, &|_, _| false), 990_000);
+    }
+
+    #[test]
+    fn when_all_are_idle_it_stays_or_goes_with_the_clock() {
+        let mut stays = tracker(false, &[(0, 1_000, 100), (1, 400, 1)]);
+        assert_eq!(stays.advance(131_000, &|_, _| false), NO_WATERMARK_MS);
+        assert_eq!(stays.holder(131_000, &|_, _| false), Holder::AllIdle);
+        let mut goes = tracker(true, &[(0, 1_000, 100), (1, 400, 1)]);
+        assert_eq!(goes.advance(131_000, &|_, _| false), 1_021_000);
+        assert_eq!(goes.holder(131_000, &|_, _| false), Holder::WallClock);
+    }
+
+    #[test]
+    fn without_events_there_is_none() {
+        let mut empty = tracker(true, &[]);
+        assert_eq!(empty.advance(1, &|_, _| false), NO_WATERMARK_MS);
+        assert_eq!(empty.future_us(1_000), 301_000_000);
+    }
+}

@@ -1,0 +1,195 @@
+//! What a row of state is, and which windows it belongs to.
+//!
+//! A row is a partial aggregate of the input rows that share a pane and the grouping keys: the pane's start and end
+//! stand in the columns of the window's start and end. A pane is the longest stretch of time that no window cuts, so
+//! each input row is aggregated once, however many windows hold it.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, Int64Array, PrimitiveArray, RecordBatch, UInt32Array},
+    compute::{cast, take_record_batch},
+    datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType},
+};
+
+use crate::{
+    error::{Error, Result},
+    window::WindowSpec,
+};
+
+/// The columns of an operator's state.
+#[derive(Debug, Clone)]
+pub struct StateLayout {
+    pub schema: SchemaRef,
+    /// Column of the window's (or pane's) start.
+    pub start: usize,
+    /// Column of the window's (or pane's) end.
+    pub end: usize,
+    /// Column with the number of input rows that a row of state stands for.
+    pub rows: usize,
+    pub labels: Labels,
+}
+
+/// What the start and end columns hold.
+#[derive(Debug, Clone)]
+pub enum Labels {
+    /// The window itself.
+    Windows,
+    /// A pane, which belongs to one or more windows of these.
+    Panes(WindowSpec),
+}
+
+impl StateLayout {
+    /// The rows of the windows that close when the watermark goes from `from_us` to `to_us` (microseconds): windows
+    /// that end after the first and not after the second. A row comes once for each such window, with the window's
+    /// start and end in place of the pane's.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn closing(&self, batch: &RecordBatch, from_us: i64, to_us: i64) -> Result<Option<RecordBatch>> {
+        let (starts, ends) = (self.micros(batch, self.start)?, self.micros(batch, self.end)?);
+        let (mut rows, mut start_us, mut end_us) = (Vec::new(), Vec::new(), Vec::new());
+        let mut push = |row: usize, start: i64, end: i64| {
+            if end > from_us && end <= to_us {
+                // A state file has fewer rows than 2^32: its bytes are limited.
+                rows.push(u32::try_from(row).unwrap_or(u32::MAX));
+                start_us.push(start);
+                end_us.push(end);
+            }
+        };
+        for row in 0..batch.num_rows() {
+            match &self.labels {
+                Labels::Windows => push(row, starts.value(row), ends.value(row)),
+                Labels::Panes(spec) => {
+                    spec.windows_of_pane(starts.value(row)).for_each(|w| push(row, w.start_us, w.end_us));
+                }
+            }
+        }
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let taken = take_record_batch(batch, &UInt32Array::from(rows))?;
+        let mut columns = taken.columns().to_vec();
+        self.relabel(&mut columns, self.start, start_us)?;
+        self.relabel(&mut columns, self.end, end_us)?;
+        Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), columns)?))
+    }
+
+    /// The rows that some window still needs when all that end up to `watermark_us` are closed; `None`: all of them.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn live(&self, batch: &RecordBatch, watermark_us: i64) -> Result<Option<RecordBatch>> {
+        let last_ends = self.last_ends(batch)?;
+        let live = |(_, end): &(u32, &i64)| **end > watermark_us;
+        let kept: Vec<u32> = (0u32..).zip(&last_ends).filter(live).map(|(row, _)| row).collect();
+        if kept.len() == last_ends.len() {
+            return Ok(None);
+        }
+        Ok(Some(take_record_batch(batch, &UInt32Array::from(kept))?))
+    }
+
+    /// The number of input rows that no window needs any more when the watermark has gone from `from_us` to `to_us`.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn released(&self, batch: &RecordBatch, from_us: i64, to_us: i64) -> Result<u64> {
+        let counts = self.counts(batch)?;
+        let gone = |end: &i64| *end > from_us && *end <= to_us;
+        let last_ends = self.last_ends(batch)?;
+        let sum: i64 = last_ends.iter().zip(counts.values()).filter(|(end, _)| gone(end)).map(|(_, count)| count).sum();
+        Ok(u64::try_from(sum).unwrap_or(0))
+    }
+
+    /// The end of the last window of each row, in microseconds.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn last_ends(&self, batch: &RecordBatch) -> Result<Vec<i64>> {
+        match &self.labels {
+            Labels::Windows => Ok(self.micros(batch, self.end)?.values().to_vec()),
+            Labels::Panes(spec) => {
+                let starts = self.micros(batch, self.start)?;
+                Ok(starts.values().iter().map(|start| spec.last_end(*start)).collect())
+            }
+        }
+    }
+
+    /// The end of the first window that each row belongs to and that ends after `after_us`; the smallest of them.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn next_end(&self, batch: &RecordBatch, after_us: i64) -> Result<Option<i64>> {
+        match &self.labels {
+            Labels::Windows => {
+                let ends = self.micros(batch, self.end)?;
+                Ok(ends.values().iter().copied().filter(|end| *end > after_us).min())
+            }
+            Labels::Panes(spec) => {
+                let starts = self.micros(batch, self.start)?;
+                let mut panes = starts.values().to_vec();
+                panes.sort_unstable();
+                panes.dedup();
+                let ends = panes.iter().flat_map(|start| spec.windows_of_pane(*start)).map(|window| window.end_us);
+                Ok(ends.filter(|end| *end > after_us).min())
+            }
+        }
+    }
+
+    /// The number of input rows that the rows of state stand for.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn input_rows(&self, batch: &RecordBatch) -> Result<u64> {
+        let sum = arrow::compute::sum(self.counts(batch)?).unwrap_or(0);
+        Ok(u64::try_from(sum).unwrap_or(0))
+    }
+
+    fn counts<'a>(&self, batch: &'a RecordBatch) -> Result<&'a Int64Array> {
+        let column = batch.column(self.rows).as_primitive_opt::<Int64Type>();
+        column.ok_or_else(|| Error::internal("the state's row count is no Int64"))
+    }
+
+    fn micros(&self, batch: &RecordBatch, column: usize) -> Result<Int64Array> {
+        micros(batch.column(column))
+    }
+
+    fn relabel(&self, columns: &mut [ArrayRef], column: usize, micros: Vec<i64>) -> Result<()> {
+        let Some(slot) = columns.get_mut(column) else { return Err(Error::internal("a window column is missing")) };
+        *slot = timestamps(micros, self.schema.field(column).data_type())?;
+        Ok(())
+    }
+}
+
+/// A timestamp column as microseconds since the epoch.
+///
+/// # Errors
+/// `Internal` if it is no timestamp; `Invalid` if a value does not fit.
+pub fn micros(column: &ArrayRef) -> Result<Int64Array> {
+    let DataType::Timestamp(unit, zone) = column.data_type() else {
+        return Err(Error::internal(format!("a window column is {}, no timestamp", column.data_type())));
+    };
+    if *unit == TimeUnit::Microsecond {
+        return Ok(reinterpret(column));
+    }
+    let cast = cast(column, &DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?;
+    Ok(reinterpret(&cast))
+}
+
+fn reinterpret(column: &ArrayRef) -> Int64Array {
+    let column = column.as_primitive::<TimestampMicrosecondType>();
+    PrimitiveArray::new(column.values().clone(), column.nulls().cloned())
+}
+
+/// Microseconds since the epoch as a timestamp column of type `wanted`.
+///
+/// # Errors
+/// `Internal` if that is no timestamp.
+pub fn timestamps(micros: Vec<i64>, wanted: &DataType) -> Result<ArrayRef> {
+    let DataType::Timestamp(unit, zone) = wanted else {
+        return Err(Error::internal(format!("a window column is {wanted}, no timestamp")));
+    };
+    let array = PrimitiveArray::<TimestampMicrosecondType>::from_iter_values(micros).with_timezone_opt(zone.clone());
+    let array: ArrayRef = Arc::new(array);
+    if *unit == TimeUnit::Microsecond { Ok(array) } else { Ok(cast(&array, wanted)?) }
+}

@@ -1,0 +1,80 @@
+//! Which files make up the state after a batch.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::file::StateFile;
+use crate::{
+    error::{Error, Result},
+    event_time::PartitionTimes,
+    store::{Created, Store},
+};
+
+/// The state after one batch. It is a file of its own, which `prepared/N` names: a Kafka transaction's marker has no
+/// room for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    pub batch_id: u64,
+    /// DataFusion's version: what a partial aggregate holds is its business.
+    pub datafusion: String,
+    pub partitions: PartitionTimes,
+    pub operators: Vec<OperatorManifest>,
+}
+
+/// The state of one operator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorManifest {
+    /// What it computes, for messages.
+    pub name: String,
+    /// The types of its columns, in order.
+    pub types: Vec<String>,
+    pub files: Vec<StateFile>,
+}
+
+/// A manifest's place, in `prepared/N`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StateRef {
+    /// Relative to the checkpoint.
+    pub path: String,
+    pub crc32: u32,
+}
+
+impl Manifest {
+    /// Writes it under a name that has `owner` in it, so that no other instance's is touched.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn write(&self, store: &Store, owner: &str) -> Result<StateRef> {
+        let json = serde_json::to_vec(self)
+            .map_err(|error| Error::internal("the state's manifest does not serialise").source_error(error))?;
+        let (path, crc32) = (format!("state/{owner}.manifest"), crc32fast::hash(&json));
+        match store.create(&path, Bytes::from(json)).await? {
+            Created::New => Ok(StateRef { path, crc32 }),
+            Created::Exists => Err(Error::internal(format!("the state's manifest {path} is there already"))),
+        }
+    }
+
+    /// Reads the manifest that `place` names.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt` if it is missing, torn or flipped.
+    pub async fn read(store: &Store, place: &StateRef) -> Result<Self> {
+        let corrupt = |what: &str| {
+            Error::corrupt(format!("{} cannot be trusted: {what}", store.path_url(&place.path)))
+                .help("restore the checkpoint from a backup, or start anew with another path and checkpointLocation")
+        };
+        let json = store.read(&place.path).await?.ok_or_else(|| corrupt("the file is missing"))?;
+        if crc32fast::hash(&json) != place.crc32 {
+            return Err(corrupt("its checksum is wrong"));
+        }
+        serde_json::from_slice(&json).map_err(|error| corrupt(&error.to_string()))
+    }
+
+    /// All files that it needs, its own not among them.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.operators.iter().flat_map(|operator| &operator.files).map(|file| file.path.as_str())
+    }
+}

@@ -1,0 +1,15 @@
+//! What a query remembers from batch to batch: record batches, kept as files in the checkpoint.
+//!
+//! `layout.rs` says what a row of state is and which windows it belongs to; `file.rs` writes and reads one file;
+//! `manifest.rs` lists the files that make up the state after a batch; `operator.rs` is the state of one operator in
+//! memory, over those files.
+
+mod file;
+mod layout;
+mod manifest;
+mod operator;
+
+pub use file::StateFile;
+pub use layout::{Labels, StateLayout, micros, timestamps};
+pub use manifest::{Manifest, OperatorManifest, StateRef};
+pub use operator::{Compaction, FILE_BYTES, OperatorState, StateScan};

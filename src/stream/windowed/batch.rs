@@ -1,0 +1,84 @@
+//! One batch of a query with windows: source -> decode -> partial aggregates -> state -> closed windows -> output.
+
+use tokio::sync::mpsc::channel;
+
+use super::run::{QueryState, Watermarks};
+use crate::{
+    checkpoint::Ledger,
+    error::{Error, Result},
+    fault::crash_point,
+    sink::file::FileSink,
+    stream::{
+        batch::{BatchResult, BatchWork, write_dead_letters},
+        output::Output,
+        plan::QueryPlan,
+        reader::{self, EventTimes, Reader},
+    },
+};
+
+/// Batches of late rows waiting to be written.
+const LATE_QUEUE_BATCHES: usize = 2;
+
+/// Where rows go that are not written.
+#[derive(Debug, Clone, Copy)]
+pub struct SetAside<'a> {
+    pub dead_letters: &'a FileSink,
+    pub late: &'a FileSink,
+}
+
+/// Runs one batch; `state` is that of after it then, with its files in the checkpoint.
+///
+/// # Errors
+/// The source's, the decoder's, the plan's, the store's and the sink's; nothing is visible then, and `state` must not
+/// be used any more.
+pub async fn run_batch(
+    reader: &mut Option<Reader>,
+    plan: &QueryPlan,
+    state: &mut QueryState,
+    output: &mut Output,
+    aside: SetAside<'_>,
+    work: &BatchWork<'_>,
+    watermarks: Watermarks,
+) -> Result<BatchResult> {
+    let future_us = state.tracker.future_us(work.timestamp_ms);
+    let (late_in, late_out) = channel(LATE_QUEUE_BATCHES);
+    let windowed = plan.windowed(work.timestamp_ms, (watermarks, future_us), Some(late_in)).await?;
+    let column = event_time_column(plan, &windowed.projection)?;
+    let times = EventTimes::new(column, future_us, work.timestamp_ms);
+    let decoded = (windowed.projection.as_slice(), false);
+    let (reading, queues) = reader::start(reader, &plan.source, decoded, work.ranges, Some(times))?;
+    windowed.feed(queues.rows);
+    drop(queues.more_dead_letters);
+    let run = async {
+        let mut writer = output.begin(work.batch, work.owner).await?;
+        let ran = state.run(&windowed.planned, watermarks, work.owner, &mut writer).await;
+        // A reading thread whose rows nobody takes would wait for ever, and so would the writer of the late rows.
+        drop(windowed.unread());
+        windowed.planned.late.close();
+        let (written, counts) = ran?;
+        Ok::<_, Error>((writer.finish().await?, written, counts))
+    };
+    let dead = write_dead_letters(aside.dead_letters, queues.dead_letters, work.owner);
+    let late = write_dead_letters(aside.late, late_out, work.owner);
+    let (ran, dead_letters, late) = tokio::join!(run, dead, late);
+    let counts = reading.end(reader).await?;
+    let (dead_letters, late) = (dead_letters?, late?);
+    let (files, written, state_counts) = ran?;
+    if counts.refused {
+        return Err(Error::internal("the plan ended before its input: the batch is not complete"));
+    }
+    state.tracker.observe(&counts.newest);
+    let place = state.save(work.batch, work.owner).await?;
+    crash_point("staged", work.batch);
+    let summary = counts.summary;
+    let ledger = Ledger::of_stateful(summary.records, summary.gaps, counts.bad, state_counts, written);
+    Ok(BatchResult { files, dead_letters, late, state: Some(place), ledger })
+}
+
+/// Where the event time is among the decoded columns.
+fn event_time_column(plan: &QueryPlan, projection: &[usize]) -> Result<usize> {
+    let name = &plan.watermark()?.column;
+    let is_it = |index: &usize| plan.source.columns.get(*index).is_some_and(|column| column.name == *name);
+    let found = projection.iter().position(is_it);
+    found.ok_or_else(|| Error::internal(format!("the event time {name} is not decoded")))
+}

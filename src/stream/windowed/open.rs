@@ -1,0 +1,67 @@
+//! What a query with windows has beside one without: its state, and a place for late rows.
+
+use super::run::{QueryState, Watermarks};
+use crate::{
+    catalog::Table,
+    checkpoint::{Checkpoint, Prepared},
+    error::{Error, ErrorKind, Result},
+    event_time::{NO_WATERMARK_MS, WatermarkTracker},
+    sink::file::FileSink,
+    store::Store,
+    stream::{output, plan::QueryPlan},
+};
+
+/// The windows of one query.
+#[derive(Debug)]
+pub struct Windows {
+    pub state: QueryState,
+    pub late_store: Store,
+    pub late_sink: FileSink,
+    swept: bool,
+}
+
+impl Windows {
+    /// With an empty state.
+    ///
+    /// # Errors
+    /// As planning; the sink's.
+    pub async fn open(plan: &QueryPlan, sink: &Table, checkpoint: &Checkpoint) -> Result<Self> {
+        let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
+        let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
+        let schema = plan.stages()?.late_schema();
+        let schema = schema.ok_or_else(|| Error::internal("a query with windows has no window"))?;
+        let (late_store, late_sink) = output::late(sink, schema, checkpoint).await?;
+        let tracker = WatermarkTracker::new(plan.watermark()?.clone());
+        let state = QueryState::new(&planned.operators, tracker, checkpoint.store().clone());
+        Ok(Self { state, late_store, late_sink, swept: false })
+    }
+
+    /// Stands where the query stands that has committed `prepared`, whose watermark was `watermark_ms`.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt`; `Conflict` if it is the state of another query.
+    pub async fn restore(&mut self, prepared: Option<Prepared>, watermark_ms: i64) -> Result<()> {
+        let Some(place) = prepared.and_then(|prepared| prepared.state) else {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the checkpoint is of a query without state, this one has windows",
+            )
+            .help("give the query a checkpointLocation and a path of its own"));
+        };
+        self.state.restore(place, watermark_ms).await
+    }
+
+    /// The batch is committed: the files of state that nobody needs any more go.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn committed(&mut self) -> Result<()> {
+        self.state.committed().await?;
+        // Only after a commit of our own: before, they may belong to another instance that wins.
+        if !std::mem::replace(&mut self.swept, true) {
+            let swept = self.state.sweep().await?;
+            tracing::debug!(swept, "deleted state of batches that were never prepared");
+        }
+        Ok(())
+    }
+}

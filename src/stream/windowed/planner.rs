@@ -1,0 +1,229 @@
+//! The physical plans of one batch.
+//!
+//! DataFusion plans each windowed aggregate in one piece. That piece is taken apart: *partial* over the new rows, whose
+//! results are the state; *final* over the state of the windows that close; *partial reduce* to make fewer rows of
+//! state out of many.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::{
+    common::{Result as DataFusionResult, plan_err},
+    execution::{SessionState, TaskContext},
+    logical_expr::{LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
+    physical_plan::{
+        ExecutionPlan, SendableRecordBatchStream,
+        aggregates::{AggregateExec, AggregateMode},
+        stream::RecordBatchStreamAdapter,
+        streaming::{PartitionStream, StreamingTableExec},
+    },
+    physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
+};
+
+use super::{
+    assign::{Bounds, LateRows, StreamAssignExec},
+    stages::{Emission, Operator, Stages},
+};
+use crate::{
+    error::{Error, Result},
+    state::{Labels, StateLayout},
+    window::WindowAssign,
+};
+
+/// Rows of state for the scan of a plan.
+pub type StateRows = std::pin::Pin<Box<dyn futures::Stream<Item = Result<RecordBatch>> + Send>>;
+
+/// One windowed aggregate of a batch.
+#[derive(Debug)]
+pub struct PlannedOperator {
+    pub name: String,
+    /// Over the new rows; gives rows of state.
+    pub partial: Arc<dyn ExecutionPlan>,
+    pub layout: StateLayout,
+    /// Where the final aggregate finds the rows of the windows that close.
+    pub closing: Arc<Slot>,
+    whole: Arc<AggregateExec>,
+}
+
+/// The plans of one batch.
+#[derive(Debug)]
+pub struct PlannedStages {
+    pub operators: Vec<PlannedOperator>,
+    /// Gives the rows that the query writes.
+    pub rest: Arc<dyn ExecutionPlan>,
+    pub task: Arc<TaskContext>,
+    pub late: Arc<LateRows>,
+}
+
+/// Plans `stages` for a batch.
+///
+/// # Errors
+/// DataFusion's; `Internal` if it plans an aggregate in another way than we know.
+pub async fn plan(stages: &Stages, state: &SessionState, bounds: &[Bounds], late: LateRows) -> Result<PlannedStages> {
+    let late = Arc::new(late);
+    let mut operators: Vec<PlannedOperator> = Vec::new();
+    let mut emissions: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+    for (operator, bounds) in stages.operators.iter().zip(bounds) {
+        let labels = labels(operator);
+        let stage = StagePlanner {
+            emissions: emissions.clone(),
+            assign: Some((labels.clone(), *bounds)),
+            // What an aggregate gives to the next is never late there.
+            late: if operators.is_empty() { Arc::clone(&late) } else { Arc::new(LateRows::new(None)) },
+        };
+        let physical = physical(&operator.aggregate, state, stage).await?;
+        let planned = take_apart(operator, labels, &physical)?;
+        emissions.push(planned.finish()?);
+        operators.push(planned);
+    }
+    let stage = StagePlanner { emissions, assign: None, late: Arc::new(LateRows::new(None)) };
+    let rest = physical(&stages.rest, state, stage).await?;
+    Ok(PlannedStages { operators, rest, task: state.task_ctx(), late })
+}
+
+fn labels(operator: &Operator) -> Labels {
+    if operator.panes { Labels::Panes(operator.spec) } else { Labels::Windows }
+}
+
+async fn physical(plan: &LogicalPlan, state: &SessionState, stage: StagePlanner) -> Result<Arc<dyn ExecutionPlan>> {
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(stage)]);
+    Ok(planner.create_physical_plan(plan, state).await?)
+}
+
+fn take_apart(operator: &Operator, labels: Labels, physical: &Arc<dyn ExecutionPlan>) -> Result<PlannedOperator> {
+    let unknown = || Error::internal(format!("the aggregate {} was planned in an unknown way", operator.name));
+    let single = |aggregate: &&AggregateExec| {
+        matches!(aggregate.mode(), AggregateMode::Single | AggregateMode::SinglePartitioned)
+    };
+    let whole = physical.downcast_ref::<AggregateExec>().filter(single).ok_or_else(unknown)?;
+    let partial = AggregateExec::try_new(
+        AggregateMode::Partial,
+        whole.group_expr().clone(),
+        whole.aggr_expr().to_vec(),
+        whole.filter_expr().to_vec(),
+        Arc::clone(whole.input()),
+        whole.input_schema(),
+    )?;
+    let schema = partial.schema();
+    // The hidden count comes last, and its state is the count.
+    let rows = schema.fields().len().checked_sub(1).ok_or_else(unknown)?;
+    let layout = StateLayout { schema, start: operator.start, end: operator.end, rows, labels };
+    Ok(PlannedOperator {
+        name: operator.name.clone(),
+        partial: Arc::new(partial),
+        layout,
+        closing: Arc::default(),
+        whole: Arc::new(whole.clone()),
+    })
+}
+
+impl PlannedOperator {
+    /// From rows of state to the aggregate's rows.
+    fn finish(&self) -> Result<Arc<dyn ExecutionPlan>> {
+        self.over_state(AggregateMode::Final, Arc::clone(&self.closing))
+    }
+
+    /// From rows of state to fewer.
+    ///
+    /// # Errors
+    /// DataFusion's.
+    pub fn reduce(&self, rows: StateRows) -> Result<Arc<dyn ExecutionPlan>> {
+        let slot = Arc::new(Slot::default());
+        slot.put(rows);
+        self.over_state(AggregateMode::PartialReduce, slot)
+    }
+
+    fn over_state(&self, mode: AggregateMode, slot: Arc<Slot>) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = Arc::clone(&self.layout.schema);
+        let partition = StateStream { schema: Arc::clone(&schema), slot };
+        let scan = StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, [], false, None)?;
+        let count = self.whole.aggr_expr().len();
+        Ok(Arc::new(AggregateExec::try_new(
+            mode,
+            self.whole.group_expr().as_final(),
+            self.whole.aggr_expr().to_vec(),
+            vec![None; count],
+            Arc::new(scan),
+            self.whole.input_schema(),
+        )?))
+    }
+}
+
+/// Holds the rows of a scan until it is executed.
+#[derive(Default)]
+pub struct Slot(Mutex<Option<StateRows>>);
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Slot")
+    }
+}
+
+impl Slot {
+    /// For the next execution.
+    pub fn put(&self, rows: StateRows) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(rows);
+    }
+}
+
+#[derive(Debug)]
+struct StateStream {
+    schema: SchemaRef,
+    slot: Arc<Slot>,
+}
+
+impl PartitionStream for StateStream {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        use futures::StreamExt;
+        let rows = self.slot.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let rows = rows.unwrap_or_else(|| Box::pin(futures::stream::empty()));
+        let rows = rows.map(|batch| batch.map_err(Into::into));
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
+    }
+}
+
+/// Plans the nodes that only streams have, or that streams run in another way.
+struct StagePlanner {
+    /// Of the operators before.
+    emissions: Vec<Arc<dyn ExecutionPlan>>,
+    /// For the one window of this stage.
+    assign: Option<(Labels, Bounds)>,
+    late: Arc<LateRows>,
+}
+
+#[async_trait]
+impl ExtensionPlanner for StagePlanner {
+    async fn plan_extension(
+        &self,
+        _planner: &dyn PhysicalPlanner,
+        node: &dyn UserDefinedLogicalNode,
+        _logical_inputs: &[&LogicalPlan],
+        physical_inputs: &[Arc<dyn ExecutionPlan>],
+        _session: &dyn Session,
+        _context: &PhysicalPlanningContext,
+    ) -> DataFusionResult<Option<Arc<dyn ExecutionPlan>>> {
+        if let Some(emission) = node.as_any().downcast_ref::<Emission>() {
+            return Ok(self.emissions.get(emission.index).cloned());
+        }
+        let Some(window) = node.as_any().downcast_ref::<WindowAssign>() else { return Ok(None) };
+        let (Some((labels, bounds)), [input]) = (&self.assign, physical_inputs) else {
+            return plan_err!("a window without an aggregate over it");
+        };
+        let time = window.input.schema().index_of_column(&window.time)?;
+        let schema = Arc::clone(window.schema().inner());
+        Ok(Some(Arc::new(StreamAssignExec::new(
+            Arc::clone(input),
+            (window.kept(), time),
+            (window.spec, labels.clone()),
+            *bounds,
+            schema,
+            Arc::clone(&self.late),
+        ))))
+    }
+}

@@ -1,0 +1,306 @@
+//! One batch of a query with windows: new rows into the state, closed windows out of it.
+
+use std::{collections::BTreeSet, sync::atomic::Ordering};
+
+use arrow::array::RecordBatch;
+use datafusion::physical_plan::execute_stream;
+use futures::StreamExt;
+
+use super::{
+    assign::Bounds,
+    planner::{PlannedOperator, PlannedStages, StateRows},
+};
+use crate::{
+    checkpoint::StateCounts,
+    error::{Error, Result},
+    event_time::{NO_WATERMARK_MS, WatermarkTracker},
+    state::{FILE_BYTES, Manifest, OperatorState, StateRef, StateScan},
+    store::Store,
+    stream::output::BatchWriter,
+};
+
+/// A batch that leaves more files of state than this makes fewer of them.
+const FILES_MAX: usize = 16;
+/// What an aggregate gives has the event time of its window's end less a millisecond, so the watermark of an aggregate
+/// over it is that much behind.
+const STAGE_DELAY_US: i64 = 1_000;
+
+/// What a query with windows remembers, and how far its events have come.
+#[derive(Debug)]
+pub struct QueryState {
+    store: Store,
+    pub operators: Vec<OperatorState>,
+    pub tracker: WatermarkTracker,
+    /// After the last committed batch.
+    saved: Option<(StateRef, Manifest)>,
+    /// After the batch that is being run.
+    next: Option<(StateRef, Manifest)>,
+}
+
+/// The event time of a batch: its windows end after `from_ms`, and those up to `to_ms` close with it. Milliseconds
+/// since the epoch, `NO_WATERMARK_MS` for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watermarks {
+    pub from_ms: i64,
+    pub to_ms: i64,
+}
+
+impl Watermarks {
+    /// What the aggregate at `index` lets in, `future_us` being the newest event that is believed.
+    pub fn bounds(self, index: usize, future_us: i64) -> Bounds {
+        // Windows are in time by their own watermark: only records come from clocks that may be wrong.
+        let future_us = if index == 0 { future_us } else { i64::MAX };
+        Bounds { closed_us: stage_us(self.from_ms, index), future_us }
+    }
+}
+
+fn stage_us(watermark_ms: i64, index: usize) -> i64 {
+    if watermark_ms == NO_WATERMARK_MS {
+        return i64::MIN;
+    }
+    let delay_us = i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(STAGE_DELAY_US);
+    watermark_ms.saturating_mul(1_000).saturating_sub(delay_us)
+}
+
+impl QueryState {
+    /// The empty state of a query whose operators are `planned`. `store` is the checkpoint.
+    pub fn new(planned: &[PlannedOperator], tracker: WatermarkTracker, store: Store) -> Self {
+        let operator =
+            |planned: &PlannedOperator| OperatorState::new(planned.name.clone(), planned.layout.clone(), store.clone());
+        let operators = planned.iter().map(operator).collect();
+        Self { store, operators, tracker, saved: None, next: None }
+    }
+
+    /// Goes on with what `place` lists; `watermark_ms` is that of the batch that wrote it.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt`; `Conflict` if it is the state of another query.
+    pub async fn restore(&mut self, place: StateRef, watermark_ms: i64) -> Result<()> {
+        let manifest = Manifest::read(&self.store, &place).await?;
+        let ours = datafusion::DATAFUSION_VERSION;
+        if manifest.datafusion != ours {
+            return Err(Error::unsupported(format!(
+                "the state was written with DataFusion {}, this Tidemill has {ours}, whose partial aggregates may differ",
+                manifest.datafusion
+            ))
+            .help("finish with the Tidemill that wrote it, or start anew with another path and checkpointLocation"));
+        }
+        if manifest.operators.len() != self.operators.len() {
+            let (old, new) = (manifest.operators.len(), self.operators.len());
+            return Err(Error::new(
+                crate::error::ErrorKind::Conflict,
+                format!("the state is that of {old} aggregates, the query has {new}"),
+            )
+            .help("bring the old query back, or start anew with another path and checkpointLocation"));
+        }
+        for (operator, kept) in self.operators.iter_mut().zip(&manifest.operators) {
+            *operator = operator.clone().restore(kept)?;
+        }
+        self.tracker = self.tracker.clone().restore(manifest.partitions.clone(), watermark_ms);
+        self.saved = Some((place, manifest));
+        Ok(())
+    }
+
+    /// Would a batch without records give rows if the watermark went on like this?
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn would_close(&self, watermarks: Watermarks) -> Result<bool> {
+        for (index, operator) in self.operators.iter().enumerate() {
+            let next = operator.next_end(stage_us(watermarks.from_ms, index))?;
+            if next.is_some_and(|end| end <= stage_us(watermarks.to_ms, index)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Runs the plans of a batch; its records come out of the first one's scan. Returns the rows that were written, and
+    /// what the state did. The state is that of after the batch then, with its files in the checkpoint.
+    ///
+    /// # Errors
+    /// The plan's, the store's, the sink's; the state must not be used any more.
+    pub async fn run(
+        &mut self,
+        planned: &PlannedStages,
+        watermarks: Watermarks,
+        owner: &str,
+        writer: &mut BatchWriter<'_>,
+    ) -> Result<(u64, StateCounts)> {
+        let mut counts = StateCounts::default();
+        let mut scans = Vec::new();
+        let mut files = FileNames { owner: owner.to_owned(), count: 0 };
+        for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
+            let held = absorb(operator, state, planned, &mut files).await?;
+            let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
+            let scan = state.scan(from_us, to_us);
+            scans.push(scan.released());
+            if to_us > from_us {
+                operator.closing.put(stream(scan));
+            }
+            if index == 0 {
+                (counts.held, counts.late) = (held, planned.late.count());
+            }
+        }
+        let mut rows = execute_stream(std::sync::Arc::clone(&planned.rest), std::sync::Arc::clone(&planned.task))?;
+        let mut written = 0;
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            written += batch.num_rows() as u64;
+            writer.write(&batch).await?;
+        }
+        counts.released = scans.first().map_or(0, |released| released.load(Ordering::Relaxed));
+        for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
+            let to_us = stage_us(watermarks.to_ms, index);
+            state.expire(to_us)?;
+            if state.files() > FILES_MAX {
+                compact(operator, state, planned, to_us, &mut files).await?;
+            }
+        }
+        Ok((written, counts))
+    }
+
+    /// Writes down which files the state is made of now.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn save(&mut self, batch: u64, owner: &str) -> Result<StateRef> {
+        let manifest = Manifest {
+            batch_id: batch,
+            datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
+            partitions: self.tracker.partitions().clone(),
+            operators: self.operators.iter().map(OperatorState::manifest).collect(),
+        };
+        let place = manifest.write(&self.store, owner).await?;
+        self.next = Some((place.clone(), manifest));
+        Ok(place)
+    }
+
+    /// The batch is committed: deletes the files that only the state before it needed.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn committed(&mut self) -> Result<()> {
+        let Some((place, manifest)) = self.next.take() else { return Ok(()) };
+        if let Some((old_place, old)) = self.saved.replace((place, manifest)) {
+            let kept: BTreeSet<String> = self.needed();
+            for path in old.paths().filter(|path| !kept.contains(*path)) {
+                self.store.delete(path).await?;
+            }
+            self.store.delete(&old_place.path).await?;
+        }
+        Ok(())
+    }
+
+    /// The files of the last committed state.
+    fn needed(&self) -> BTreeSet<String> {
+        let listed = |(place, manifest): &(StateRef, Manifest)| {
+            manifest.paths().map(str::to_owned).chain([place.path.clone()]).collect::<Vec<_>>()
+        };
+        self.saved.iter().flat_map(listed).collect()
+    }
+
+    /// Deletes what batches left that were never prepared.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sweep(&self) -> Result<usize> {
+        let kept = self.needed();
+        let mut swept = 0;
+        for entry in self.store.list("state").await? {
+            if !kept.contains(&entry.path) {
+                self.store.delete(&entry.path).await?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+}
+
+/// Names for the files of one batch, which no other instance uses.
+struct FileNames {
+    owner: String,
+    count: usize,
+}
+
+impl FileNames {
+    fn next(&mut self) -> String {
+        self.count += 1;
+        format!("state/{}-{}.arrow", self.owner, self.count)
+    }
+}
+
+/// The rows that an aggregate is over, into its state; how many they were.
+async fn absorb(
+    operator: &PlannedOperator,
+    state: &mut OperatorState,
+    planned: &PlannedStages,
+    files: &mut FileNames,
+) -> Result<u64> {
+    let rows = execute_stream(std::sync::Arc::clone(&operator.partial), std::sync::Arc::clone(&planned.task))?;
+    let mut held = 0;
+    let layout = state.layout.clone();
+    let mut count = |batch: &RecordBatch| -> Result<()> {
+        held += layout.input_rows(batch)?;
+        Ok(())
+    };
+    keep(rows, state, files, &mut count).await?;
+    Ok(held)
+}
+
+async fn keep(
+    mut rows: datafusion::physical_plan::SendableRecordBatchStream,
+    state: &mut OperatorState,
+    files: &mut FileNames,
+    count: &mut (dyn FnMut(&RecordBatch) -> Result<()> + Send),
+) -> Result<()> {
+    let (mut chunk, mut bytes) = (Vec::new(), 0);
+    while let Some(batch) = rows.next().await {
+        let batch = batch?;
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        count(&batch)?;
+        bytes += batch.get_array_memory_size();
+        chunk.push(batch);
+        if bytes >= FILE_BYTES {
+            state.add(&files.next(), std::mem::take(&mut chunk)).await?;
+            bytes = 0;
+        }
+    }
+    if !chunk.is_empty() {
+        state.add(&files.next(), chunk).await?;
+    }
+    Ok(())
+}
+
+async fn compact(
+    operator: &PlannedOperator,
+    state: &mut OperatorState,
+    planned: &PlannedStages,
+    watermark_us: i64,
+    files: &mut FileNames,
+) -> Result<()> {
+    let compaction = state.take_small(watermark_us);
+    let rows = futures::stream::try_unfold((compaction, Vec::new()), |(mut compaction, mut ready)| async move {
+        loop {
+            if let Some(batch) = ready.pop() {
+                return Ok(Some((batch, (compaction, ready))));
+            }
+            match compaction.next().await? {
+                Some(batches) => ready = batches,
+                None => return Ok(None),
+            }
+        }
+    });
+    let reduced = operator.reduce(Box::pin(rows))?;
+    let rows = execute_stream(reduced, std::sync::Arc::clone(&planned.task))?;
+    keep(rows, state, files, &mut |_| Ok(())).await
+}
+
+fn stream(scan: StateScan) -> StateRows {
+    Box::pin(futures::stream::try_unfold(
+        scan,
+        |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
+    ))
+}
