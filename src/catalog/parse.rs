@@ -26,7 +26,7 @@ use super::{
 };
 
 /// The table functions that assign rows to windows.
-pub const WINDOW_FUNCTIONS: [&str; 4] = ["tumble", "hop", "cumulate", "session"];
+const WINDOW_FUNCTIONS: [&str; 4] = ["tumble", "hop", "cumulate", "session"];
 
 /// The name of the argument that is a table, where arguments have names.
 pub const TABLE_ARGUMENT: &str = "data";
