@@ -400,7 +400,7 @@ fn the_command_groups_files_by_window() {
         String::from_utf8(output.stdout).unwrap()
     };
     let trades = "timestamp,price,volume\n\
-                  2025-01-01T09:00:59.5,101.5,3\n2025-01-01T09:00:01.0,100.0,1\n2025-01-01T09:00:30.0,102.0,2\n\
+                  2025-01-01T09:00:59.5,101.5,3\n2025-01-01T09:00:01.0,100.5,1\n2025-01-01T09:00:30.0,102.0,2\n\
                   2025-01-01T09:02:00.0,99.0,5\n,1.0,7\n";
     std::fs::create_dir(directory.path().join("trades")).unwrap();
     std::fs::write(directory.path().join("trades/1.csv"), trades).unwrap();
@@ -416,10 +416,10 @@ fn the_command_groups_files_by_window() {
 +---------------------+-------+-------+-------+-------+--------+-------+
 | window_start        | open  | high  | low   | close | volume | vwap  |
 +---------------------+-------+-------+-------+-------+--------+-------+
-| 2025-01-01T09:00:00 | 100.0 | 102.0 | 100.0 | 101.5 | 6      | 101.4 |
+| 2025-01-01T09:00:00 | 100.5 | 102.0 | 100.5 | 101.5 | 6      | 101.5 |
 | 2025-01-01T09:02:00 | 99.0  | 99.0  | 99.0  | 99.0  | 5      | 99.0  |
 +---------------------+-------+-------+-------+-------+--------+-------+
-2 rows
+(2 rows)
 ";
     assert_eq!(run(&["-j", "job.sql", "SELECT * FROM ohlc ORDER BY window_start"]), expected);
     let marked = "SELECT window.start, count(*) AS n FROM trades GROUP BY TUMBLE(INTERVAL '1 minute') ORDER BY 1";
