@@ -301,10 +301,15 @@ async fn windows_over_windows() {
 #[tokio::test]
 async fn windows_follow_a_zone() {
     // 2025-03-09 had 23 hours in New York.
-    let sql = "SELECT window_start, window_end, count(*) AS hours FROM TUMBLE(\
-               (SELECT arrow_cast(value * 3600000000, 'Timestamp(Microsecond, None)') AS ts \
-               FROM generate_series(483747, 483795)), \
-               ts, INTERVAL '1' DAY, 'America/New_York') GROUP BY window_start, window_end ORDER BY window_start";
+    let hours = |zone: &str| {
+        format!(
+            "(SELECT arrow_cast(value * 3600000000, 'Timestamp(Microsecond, {zone})') AS ts \
+             FROM generate_series(483747, 483795))"
+        )
+    };
+    let select = "SELECT arrow_cast(window_start, 'Timestamp(Microsecond, None)') AS window_start, \
+                  arrow_cast(window_end, 'Timestamp(Microsecond, None)') AS window_end, count(*) AS hours FROM";
+    let by = "GROUP BY window_start, window_end ORDER BY window_start";
     let expected = "\
 +---------------------+---------------------+-------+
 | window_start        | window_end          | hours |
@@ -313,7 +318,14 @@ async fn windows_follow_a_zone() {
 | 2025-03-09T05:00:00 | 2025-03-10T04:00:00 | 23    |
 | 2025-03-10T04:00:00 | 2025-03-11T04:00:00 | 24    |
 +---------------------+---------------------+-------+";
-    assert_eq!(table(&few_rows(), sql).await, expected);
+    let (plain, zoned) = (hours("None"), hours("Some(\"America/New_York\")"));
+    for sql in [
+        format!("{select} TUMBLE({plain}, ts, INTERVAL '1' DAY, 'America/New_York') {by}"),
+        format!("{select} TUMBLE({plain}, ts, ZONE => 'America/New_York', SIZE => INTERVAL '1' DAY) {by}"),
+        format!("{select} TUMBLE({zoned}, ts, INTERVAL '1' DAY) {by}"),
+    ] {
+        assert_eq!(table(&few_rows(), &sql).await, expected, "{sql}");
+    }
 }
 
 #[tokio::test]
@@ -351,6 +363,10 @@ async fn refusals_point_at_their_place() {
         "SELECT count(*) FROM t GROUP BY window(ts, '1 minute'), window(ts, '2 minutes')",
         "SELECT * FROM t WHERE TUMBLE(ts, INTERVAL '1' MINUTE) IS NULL",
         "SELECT count(*) FROM t GROUP BY TUMBLE()",
+        "SELECT * FROM TUMBLE(t, ts, '1 day', 'Amerika/New_York')",
+        "SELECT * FROM TUMBLE(t, ts, '1 dey')",
+        "SELECT * FROM TUMBLE(t, ts, 60)",
+        "SELECT * FROM SESSION(t, ts, '1 day', 'Europe/Paris')",
     ] {
         text += &format!("{}\n\n", refusal(&session, sql).await);
     }
