@@ -23,11 +23,32 @@ const COLUMNS: [(&str, &str); 5] = [
 
 /// Names the windows of a query that groups by one.
 pub fn rewrite(query: &mut Query) {
-    let SetExpr::Select(select) = query.body.as_mut() else { return };
-    let GroupByExpr::Expressions(group, _) = &select.group_by else { return };
-    let Some((call, column)) = group.iter().find_map(|expr| Some((expr.clone(), column_of(expr)?))) else { return };
+    let Some(mut names) = rewrite_body(&mut query.body) else { return };
+    if let Some(OrderByKind::Expressions(order)) = query.order_by.as_mut().map(|order_by| &mut order_by.kind) {
+        for expr in order {
+            // It never breaks off.
+            let _ = expr.visit(&mut names);
+        }
+    }
+}
+
+/// The names of the one SELECT, whose ORDER BY may use them; the SELECTs of a UNION each have their own.
+fn rewrite_body(body: &mut SetExpr) -> Option<Names> {
+    match body {
+        SetExpr::Select(select) => rewrite_select(select),
+        SetExpr::SetOperation { left, right, .. } => {
+            rewrite_body(left);
+            rewrite_body(right);
+            None
+        }
+        _ => None,
+    }
+}
+
+fn rewrite_select(select: &mut Select) -> Option<Names> {
+    let GroupByExpr::Expressions(group, _) = &select.group_by else { return None };
+    let (call, column) = group.iter().find_map(|expr| Some((expr.clone(), column_of(expr)?)))?;
     name_columns(select, column);
-    // With an alias of that name, DataFusion resolves it in ORDER BY; elsewhere it would be a column of the table.
     let mut names = Names { call, column, depth: 0 };
     for item in &mut select.projection {
         // It never breaks off.
@@ -36,11 +57,7 @@ pub fn rewrite(query: &mut Query) {
     for having in select.having.iter_mut().chain(&mut select.qualify) {
         let _ = having.visit(&mut names);
     }
-    if let Some(OrderByKind::Expressions(order)) = query.order_by.as_mut().map(|order_by| &mut order_by.kind) {
-        for expr in order {
-            let _ = expr.visit(&mut names);
-        }
-    }
+    Some(names)
 }
 
 /// The name of the column that a call makes, if it is one of a window.

@@ -29,7 +29,7 @@ mod watermark;
 pub use job::{Insert, Job, Variables, View};
 pub use locate::{OFFSET_HELP, locate_error, names_offset};
 pub use options::parse_duration;
-pub use parse::{KEYS_ARGUMENT, WINDOW_FUNCTIONS, parse_statements, window_function};
+pub use parse::{KEYS_ARGUMENT, TABLE_ARGUMENT, parse_statements, window_function};
 pub use table::{
     AvroOptions, Column, Compression, Connector, ConsoleTable, CsvOptions, DecodeOptions, EVENT_TIME, FileFormat,
     FileTable, KafkaClientOptions, KafkaColumn, KafkaTable, OffsetSpec, ParseMode, PayloadFormat, StartingOffsets,

@@ -26,7 +26,10 @@ use super::{
 };
 
 /// The table functions that assign rows to windows.
-pub const WINDOW_FUNCTIONS: [&str; 4] = ["tumble", "hop", "cumulate", "session"];
+const WINDOW_FUNCTIONS: [&str; 4] = ["tumble", "hop", "cumulate", "session"];
+
+/// The name of the argument that is a table, where arguments have names.
+pub const TABLE_ARGUMENT: &str = "data";
 
 /// The name of the argument that Flink's `PARTITION BY` becomes.
 pub const KEYS_ARGUMENT: &str = "keys";
@@ -125,14 +128,8 @@ impl VisitorMut for Rewriter {
         if let TableFactor::TableFunction { expr: Expr::Function(function), .. } = factor
             && window_function(&function.name).is_some()
             && let FunctionArguments::List(list) = &mut function.args
-            && let Some(argument) = list.args.first_mut()
+            && let Some(expr) = table_argument(&mut list.args)
         {
-            let expr = match argument {
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))
-                | FunctionArg::Named { arg: FunctionArgExpr::Expr(expr), .. }
-                | FunctionArg::ExprNamed { arg: FunctionArgExpr::Expr(expr), .. } => expr,
-                _ => return ControlFlow::Continue(()),
-            };
             let name = match expr {
                 Expr::Identifier(name) => ObjectName::from(vec![name.clone()]),
                 Expr::CompoundIdentifier(names) => ObjectName::from(names.clone()),
@@ -144,6 +141,26 @@ impl VisitorMut for Rewriter {
             }
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// The argument `DATA => t`, or the first.
+fn table_argument(arguments: &mut [FunctionArg]) -> Option<&mut Expr> {
+    let is_named = |argument: &FunctionArg| match argument {
+        FunctionArg::Named { name, .. } => name.value.eq_ignore_ascii_case(TABLE_ARGUMENT),
+        FunctionArg::ExprNamed { name: Expr::Identifier(name), .. } => name.value.eq_ignore_ascii_case(TABLE_ARGUMENT),
+        FunctionArg::ExprNamed { .. } | FunctionArg::Unnamed(_) => false,
+    };
+    let position = arguments.iter().position(is_named);
+    match arguments.get_mut(position.unwrap_or(0))? {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        FunctionArg::Named { arg: FunctionArgExpr::Expr(expr), .. }
+        | FunctionArg::ExprNamed { arg: FunctionArgExpr::Expr(expr), .. }
+            if position.is_some() =>
+        {
+            Some(expr)
+        }
+        _ => None,
     }
 }
 

@@ -125,7 +125,8 @@ impl QueryTables {
         match &table.connector {
             Connector::Kafka(kafka) if kafka.subscription.is_some() => {
                 let starting = table.batch_starting_offsets().unwrap_or(StartingOffsets::Earliest);
-                Ok(Arc::new(KafkaRange::new(kafka, starting, &table.columns)))
+                let event_time = table.watermark.as_ref().map(|watermark| watermark.column.as_str());
+                Ok(Arc::new(KafkaRange::new(kafka, starting, &table.columns, event_time)))
             }
             Connector::Kafka(_) => Err(Error::unsupported(format!("the table '{}' is only written to", table.name))
                 .help("give it 'subscribe' to read its topic")),

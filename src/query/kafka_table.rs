@@ -19,7 +19,7 @@ use datafusion::{
 use tokio::{runtime::Handle, sync::mpsc::Sender};
 
 use crate::{
-    catalog::{Column, KafkaColumn, KafkaTable, StartingOffsets},
+    catalog::{Column, EVENT_TIME, KafkaColumn, KafkaTable, StartingOffsets},
     decode::RecordDecoder,
     error::Result,
     source::{KafkaSource, OffsetRange, Offsets},
@@ -38,7 +38,8 @@ pub(super) struct KafkaRange {
 
 impl KafkaRange {
     /// `starting` is where a batch query starts. No declared columns means Kafka's own. Nothing is contacted.
-    pub fn new(table: &KafkaTable, starting: StartingOffsets, columns: &[Column]) -> Self {
+    /// `event_time` is the column of the WATERMARK.
+    pub fn new(table: &KafkaTable, starting: StartingOffsets, columns: &[Column], event_time: Option<&str>) -> Self {
         let mut table = table.clone();
         table.starting_offsets = starting;
         let own = |column: &KafkaColumn| Column {
@@ -52,7 +53,7 @@ impl KafkaRange {
             [] => KafkaColumn::ALL.iter().filter(is_wanted).map(own).collect(),
             declared => declared.into(),
         };
-        let schema = schema_of(columns.iter());
+        let schema = schema_of(columns.iter(), event_time);
         Self { table: Arc::new(table), columns, schema }
     }
 
@@ -64,8 +65,12 @@ impl KafkaRange {
     }
 }
 
-fn schema_of<'a>(columns: impl Iterator<Item = &'a Column>) -> SchemaRef {
-    let field = |column: &Column| Field::new(&column.name, column.data_type.clone(), column.nullable);
+fn schema_of<'a>(columns: impl Iterator<Item = &'a Column>, event_time: Option<&str>) -> SchemaRef {
+    let field = |column: &Column| {
+        let mark = (event_time == Some(column.name.as_str())).then(|| (EVENT_TIME.to_owned(), "true".to_owned()));
+        let field = Field::new(&column.name, column.data_type.clone(), column.nullable);
+        field.with_metadata(mark.into_iter().collect())
+    };
     Arc::new(Schema::new(columns.map(field).collect::<Vec<_>>()))
 }
 

@@ -90,13 +90,15 @@ impl Function {
     /// How it is written; `before` is what comes in front of the measures.
     pub fn usage(self, before: &str) -> String {
         let (measures, needed) = self.measures();
-        let measures = measures.iter().enumerate();
-        let words =
-            measures.map(|(at, measure)| if at < needed { format!("{measure}") } else { format!("[{measure}]") });
-        let name = self.name();
-        let name =
-            if matches!(self, Self::Window | Self::SessionWindow) { name.to_owned() } else { name.to_uppercase() };
-        format!("{name}({before}{})", words.collect::<Vec<_>>().join(", "))
+        let mut usage = format!("{self}({before}");
+        for (index, measure) in measures.iter().enumerate() {
+            usage += &match index {
+                0 => format!("{measure}"),
+                _ if index < needed => format!(", {measure}"),
+                _ => format!(" [, {measure}]"),
+            };
+        }
+        usage + ")"
     }
 
     /// The window that the measures make. `zone` is that of the time column, for want of one among the arguments;
@@ -138,7 +140,7 @@ impl Function {
                 }
             }
         };
-        let zone = bound.zone.or(zone).filter(|zone| kind != WindowKind::Session && *zone != Tz::UTC);
+        let zone = bound.zone.or(zone.filter(|_| kind != WindowKind::Session)).filter(|zone| *zone != Tz::UTC);
         WindowSpec::new(kind, size.unwrap_or(0), offset, zone).map_err(|error| at(error, whole))
     }
 
@@ -154,20 +156,20 @@ impl Function {
                     let names: Vec<String> = measures.iter().map(|it| it.to_string().to_lowercase()).collect();
                     let found = names.iter().position(|it| it == name).map(|index| measures[index]);
                     if found.is_none() {
-                        let error = Error::invalid(format!("{} has no argument '{name}'", self.name()));
+                        let error = Error::invalid(format!("{self} has no argument '{name}'"));
                         let near = nearest(name, names.iter().map(String::as_str));
                         let help = near.map_or_else(usage, |near| format!("did you mean {}?", near.to_uppercase()));
                         return Err(at(error.help(help), argument.span));
                     }
                     found
                 }
-                None if zone_of(&argument.value).is_some() => None,
+                None if is_word(&argument.value) => None,
                 None => {
                     position += 1;
                     match measures.get(position - 1) {
                         Some(measure) => Some(*measure),
                         None => {
-                            let error = Error::invalid(format!("{} has too many arguments", self.name()));
+                            let error = Error::invalid(format!("{self} has too many arguments"));
                             return Err(at(error.help(usage()), argument.span.or(whole)));
                         }
                     }
@@ -180,19 +182,31 @@ impl Function {
                     bound.values.push((measure, us));
                 }
                 None => {
-                    let unknown = || Error::invalid(format!("'{}' is no time zone", argument.value));
-                    let zone = zone_of(&argument.value);
-                    let zone = zone.ok_or_else(|| at(unknown().help("use one like 'Europe/Paris'"), argument.span))?;
+                    let unknown = || {
+                        let error = Error::invalid(format!("{} is no time zone", shown(&argument.value)));
+                        at(error.help("write one like 'Europe/Paris'"), argument.span.or(whole))
+                    };
+                    let zone = text(&argument.value).and_then(|name| name.parse().ok()).ok_or_else(unknown)?;
                     bound.zone = Some(zone);
                 }
             }
         }
         let missing = measures[..needed].iter().find(|wanted| !bound.values.iter().any(|(found, _)| found == *wanted));
         if let Some(missing) = missing {
-            let error = Error::invalid(format!("{} needs its {}", self.name(), missing.to_string().to_lowercase()));
+            let error = Error::invalid(format!("{self} needs its {}", missing.to_string().to_lowercase()));
             return Err(at(error.help(usage()), whole));
         }
         Ok(bound)
+    }
+}
+
+impl fmt::Display for Function {
+    /// As it is mostly written: Spark's in lower case.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window | Self::SessionWindow => f.write_str(self.name()),
+            _ => f.write_str(&self.name().to_uppercase()),
+        }
     }
 }
 
@@ -218,10 +232,26 @@ pub fn is_literal(expr: &Expr) -> bool {
     matches!(expr, Expr::Literal(..))
 }
 
-/// A zone with clock changes, by its name.
-fn zone_of(expr: &Expr) -> Option<Tz> {
-    let Expr::Literal(ScalarValue::Utf8(Some(name)) | ScalarValue::Utf8View(Some(name)), _) = expr else { return None };
-    name.parse().ok()
+fn text(expr: &Expr) -> Option<&str> {
+    let Expr::Literal(ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)), _) = expr else { return None };
+    Some(text.trim())
+}
+
+/// A literal as it was written, more or less.
+fn shown(expr: &Expr) -> String {
+    match (text(expr), expr) {
+        (Some(text), _) => format!("'{text}'"),
+        (None, Expr::Literal(value, _)) => value.to_string(),
+        (None, other) => other.to_string(),
+    }
+}
+
+/// A text that starts with a letter names a zone, unless it is a duration.
+fn is_word(expr: &Expr) -> bool {
+    text(expr).is_some_and(|text| {
+        let is_interval = text.get(..9).is_some_and(|it| it.eq_ignore_ascii_case("interval "));
+        text.starts_with(char::is_alphabetic) && !is_interval
+    })
 }
 
 /// The zone of a timestamp column, if its clock says more than the offset from UTC.
@@ -234,14 +264,14 @@ pub fn zone_of_type(data_type: &DataType) -> Option<Tz> {
 fn duration_us(expr: &Expr, measure: Measure) -> Result<i64, Error> {
     let what = measure.to_string().to_lowercase();
     let wanted = || {
-        Error::invalid(format!("the {what} of a window is an interval, not {expr}"))
+        Error::invalid(format!("the {what} of a window is an interval, not {}", shown(expr)))
             .help("write INTERVAL '1' MINUTE or '1 minute'")
     };
     let Expr::Literal(value, _) = expr else { return Err(wanted()) };
     let interval = DataType::Interval(IntervalUnit::MonthDayNano);
     let value = match value {
-        ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) | ScalarValue::LargeUtf8(Some(text)) => {
-            let text = text.trim();
+        ScalarValue::Utf8(_) | ScalarValue::Utf8View(_) => {
+            let text = text(expr).ok_or_else(wanted)?;
             let text = text.get(..9).filter(|it| it.eq_ignore_ascii_case("interval ")).map_or(text, |_| &text[9..]);
             ScalarValue::try_from_string(text.to_owned(), &interval).map_err(|_| wanted())?
         }

@@ -82,7 +82,7 @@ impl ScalarUDFImpl for GroupWindow {
 }
 
 fn misplaced(function: Function) -> Error {
-    Error::invalid(format!("{}() cannot stand here: {HERE}", function.name()))
+    Error::invalid(format!("{function}() cannot stand here: {HERE}"))
         .help(format!("write GROUP BY {}", function.usage("time, ")))
 }
 

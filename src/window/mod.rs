@@ -36,5 +36,6 @@ pub const WINDOW_TIME: &str = "window_time";
 /// The metadata key of a field that holds the event time of its rows; its value is `true`.
 pub const EVENT_TIME_KEY: &str = crate::catalog::EVENT_TIME;
 
-/// The metadata key of a field that holds a window's start or end; its value says which: `WINDOW_START` or `WINDOW_END`.
+/// The metadata key of a field that holds a window's start or end; its value says which: `WINDOW_START` or
+/// `WINDOW_END`.
 pub const WINDOW_KEY: &str = "tidemill:window";

@@ -18,7 +18,7 @@ use super::{
     event_time,
 };
 use crate::{
-    catalog::{KEYS_ARGUMENT, window_function},
+    catalog::{KEYS_ARGUMENT, TABLE_ARGUMENT, window_function},
     error::{Error, nearest},
 };
 
@@ -61,14 +61,14 @@ impl Call {
         let usage = || format!("write {}", function.usage(BEFORE));
         let wrong = |message: String| at(Error::invalid(message).help(usage()), span);
         let FunctionArguments::List(list) = &call.args else {
-            return Err(wrong(format!("{} needs a table", function.name())));
+            return Err(wrong(format!("{function} needs a table")));
         };
         let mut arguments = list.args.iter().map(|argument| named(argument, &wrong)).collect::<Result<Vec<_>, _>>()?;
         // By name, the table may stand anywhere; otherwise it is the first.
-        let is_data = |name: &Option<String>| name.as_deref() == Some("data");
+        let is_data = |name: &Option<String>| name.as_deref() == Some(TABLE_ARGUMENT);
         let data = arguments.iter().position(|(name, _)| is_data(name)).unwrap_or(0);
         if arguments.get(data).is_none_or(|(_, value)| !matches!(value, ast::Expr::Subquery(_))) {
-            return Err(wrong(format!("the first argument of {} is a table", function.name())));
+            return Err(wrong(format!("the first argument of {function} is a table")));
         }
         let (_, data) = arguments.remove(data);
         let mut read = Self { function, span, data, time: None, keys: Vec::new(), measures: Vec::new() };
@@ -95,8 +95,7 @@ impl Call {
             }
         }
         if function != Function::Session && !read.keys.is_empty() {
-            let error =
-                Error::unsupported(format!("{} has no PARTITION BY: each row has its windows", function.name()));
+            let error = Error::unsupported(format!("{function} has no PARTITION BY: each row has its windows"));
             return Err(at(error.help("GROUP BY window_start, window_end and the key"), span));
         }
         Ok(read)
@@ -127,7 +126,7 @@ impl Call {
             let span = span_of(&value);
             let is_written = is_column(&value) || descriptor(&value).is_some();
             if is_written {
-                let error = Error::invalid(format!("'{value}' stands where {} has a duration", self.function.name()));
+                let error = Error::invalid(format!("'{value}' stands where {} has a duration", self.function));
                 return Err(at(error.help(format!("write {}", self.function.usage(BEFORE))), span));
             }
             measures.push(Argument { name, value: context.sql_to_expr(value, &empty)?, span });

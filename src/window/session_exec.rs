@@ -170,11 +170,12 @@ struct Sessions {
 
 /// The session that may get more rows.
 struct Open {
-    key: OwnedRow,
+    /// None where sessions have no keys.
+    key: Option<OwnedRow>,
     start_us: i64,
     last_us: i64,
-    /// The kept columns of its rows, batch by batch.
-    parts: Vec<Vec<ArrayRef>>,
+    /// The number of its rows and their kept columns, batch by batch.
+    parts: Vec<(usize, Vec<ArrayRef>)>,
     clock: Clock,
 }
 
@@ -195,7 +196,7 @@ impl Sessions {
         let joins = |before: i64, next: i64| next <= before.saturating_add(self.gap_us);
         // Where sessions start in this batch; the rows before the first belong to the open one.
         let continues = self.open.as_ref().is_some_and(|open| {
-            joins(open.last_us, times[0]) && (self.keys.is_empty() || open.key.row() == keys.row(0))
+            joins(open.last_us, times[0]) && open.key.as_ref().is_none_or(|key| key.row() == keys.row(0))
         });
         let mut starts: Vec<usize> = if continues { Vec::new() } else { vec![0] };
         starts.extend((1..rows).filter(|at| !(same_key(at - 1, *at) && joins(times[at - 1], times[*at]))));
@@ -207,7 +208,7 @@ impl Sessions {
         {
             self.memory.try_grow(batch.get_array_memory_size())?;
             open.last_us = times[head - 1];
-            open.parts.push(part(0, head));
+            open.parts.push((head, part(0, head)));
         }
         let (Some(first), Some(last)) = (starts.first().copied(), starts.last().copied()) else {
             return Ok(Vec::new());
@@ -223,9 +224,10 @@ impl Sessions {
             complete.push(clock.finish(part(first, last), bounds_start, bounds_end, &self.columns.schema)?);
         }
         self.memory.try_grow(batch.get_array_memory_size())?;
-        let parts = vec![part(last, rows)];
+        let parts = vec![(rows - last, part(last, rows))];
+        let key = (!self.keys.is_empty()).then(|| keys.row(last).owned());
         let (start_us, last_us) = (times[last], times[rows - 1]);
-        self.open = Some(Open { key: keys.row(last).owned(), start_us, last_us, parts, clock });
+        self.open = Some(Open { key, start_us, last_us, parts, clock });
         Ok(complete)
     }
 
@@ -234,8 +236,7 @@ impl Sessions {
         let Some(open) = self.open.take() else { return Vec::new() };
         self.memory.free();
         let end_us = open.last_us.saturating_add(self.gap_us);
-        let batches = open.parts.into_iter().map(|part| {
-            let rows = part.first().map_or(0, |column| column.len());
+        let batches = open.parts.into_iter().map(|(rows, part)| {
             open.clock.finish(part, vec![open.start_us; rows], vec![end_us; rows], &self.columns.schema)
         });
         batches.collect()

@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::support::{
+    job::{JobText, TestJob, send},
+    tidemill,
+};
 use arrow::{
     array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
     datatypes::{DataType, Field, Schema, TimeUnit},
@@ -122,10 +126,12 @@ async fn each_spelling_gives_the_same_rows() {
     ];
     let hop = [
         format!(
-            "{SELECT} FROM TABLE(HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '2' MINUTE, INTERVAL '5' MINUTE, INTERVAL '30' SECOND)) {BY}"
+            "{SELECT} FROM TABLE(HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '2' MINUTE, INTERVAL '5' MINUTE, \
+             INTERVAL '30' SECOND)) {BY}"
         ),
         format!(
-            "{SELECT} FROM HOP(t, ts, SIZE => INTERVAL '5' MINUTE, SLIDE => INTERVAL '2' MINUTE, \"OFFSET\" => '30 seconds') {BY}"
+            "{SELECT} FROM HOP(t, ts, SIZE => INTERVAL '5' MINUTE, SLIDE => INTERVAL '2' MINUTE, \
+             \"OFFSET\" => '30 seconds') {BY}"
         ),
         format!("{SELECT} FROM HOP(t, ts, INTERVAL '2 minutes', INTERVAL '5 minutes', INTERVAL '30 seconds') {BY}"),
         arroyo("HOP(INTERVAL '2 minutes', INTERVAL '5 minutes', INTERVAL '30 seconds')"),
@@ -136,7 +142,8 @@ async fn each_spelling_gives_the_same_rows() {
         format!("{SELECT} FROM TABLE(SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) {BY}"),
         format!("{SELECT} FROM SESSION(TABLE t PARTITION BY (k), DESCRIPTOR(ts), INTERVAL '1' MINUTE) {BY}"),
         format!(
-            "{SELECT} FROM SESSION(DATA => TABLE t PARTITION BY k, TIMECOL => DESCRIPTOR(ts), GAP => INTERVAL '1' MINUTE) {BY}"
+            "{SELECT} FROM SESSION(DATA => TABLE t PARTITION BY k, TIMECOL => DESCRIPTOR(ts), \
+             GAP => INTERVAL '1' MINUTE) {BY}"
         ),
         arroyo("SESSION(INTERVAL '1 minute')"),
         "SELECT session_window.start, session_window.end, k, count(*), sum(v) FROM t \
@@ -294,10 +301,15 @@ async fn windows_over_windows() {
 #[tokio::test]
 async fn windows_follow_a_zone() {
     // 2025-03-09 had 23 hours in New York.
-    let sql = "SELECT window_start, window_end, count(*) AS hours FROM TUMBLE(\
-               (SELECT arrow_cast(value * 3600000000, 'Timestamp(Microsecond, None)') AS ts \
-               FROM generate_series(483747, 483795)), \
-               ts, INTERVAL '1' DAY, 'America/New_York') GROUP BY window_start, window_end ORDER BY window_start";
+    let hours = |zone: &str| {
+        format!(
+            "(SELECT arrow_cast(value * 3600000000, 'Timestamp(Microsecond, {zone})') AS ts \
+             FROM generate_series(483747, 483795))"
+        )
+    };
+    let select = "SELECT arrow_cast(window_start, 'Timestamp(Microsecond, None)') AS window_start, \
+                  arrow_cast(window_end, 'Timestamp(Microsecond, None)') AS window_end, count(*) AS hours FROM";
+    let by = "GROUP BY window_start, window_end ORDER BY window_start";
     let expected = "\
 +---------------------+---------------------+-------+
 | window_start        | window_end          | hours |
@@ -306,7 +318,14 @@ async fn windows_follow_a_zone() {
 | 2025-03-09T05:00:00 | 2025-03-10T04:00:00 | 23    |
 | 2025-03-10T04:00:00 | 2025-03-11T04:00:00 | 24    |
 +---------------------+---------------------+-------+";
-    assert_eq!(table(&few_rows(), sql).await, expected);
+    let (plain, zoned) = (hours("None"), hours("Some(\"America/New_York\")"));
+    for sql in [
+        format!("{select} TUMBLE({plain}, ts, INTERVAL '1' DAY, 'America/New_York') {by}"),
+        format!("{select} TUMBLE({plain}, ts, ZONE => 'America/New_York', SIZE => INTERVAL '1' DAY) {by}"),
+        format!("{select} TUMBLE({zoned}, ts, INTERVAL '1' DAY) {by}"),
+    ] {
+        assert_eq!(table(&few_rows(), &sql).await, expected, "{sql}");
+    }
 }
 
 #[tokio::test]
@@ -344,9 +363,108 @@ async fn refusals_point_at_their_place() {
         "SELECT count(*) FROM t GROUP BY window(ts, '1 minute'), window(ts, '2 minutes')",
         "SELECT * FROM t WHERE TUMBLE(ts, INTERVAL '1' MINUTE) IS NULL",
         "SELECT count(*) FROM t GROUP BY TUMBLE()",
+        "SELECT * FROM TUMBLE(t, ts, '1 day', 'Amerika/New_York')",
+        "SELECT * FROM TUMBLE(t, ts, '1 dey')",
+        "SELECT * FROM TUMBLE(t, ts, 60)",
+        "SELECT * FROM SESSION(t, ts, '1 day', 'Europe/Paris')",
     ] {
         text += &format!("{}\n\n", refusal(&session, sql).await);
     }
-    let expected = include_str!("window_refusals.txt");
+    let expected = include_str!("../golden/window_refusals.txt");
     assert!(text == expected, "{text}");
+}
+
+#[tokio::test]
+async fn the_columns_of_spark_have_its_names() {
+    let sql = "SELECT window, window.end, count(*) AS n, window_time(window) AS at FROM t WHERE v < 30 \
+               GROUP BY window(ts, '1 minute') HAVING window.start < TIMESTAMP '1970-01-01 00:02:00' \
+               ORDER BY window.start";
+    let expected = "\
++-------------------------------------------------------+---------------------+---+-------------------------+
+| window                                                | end                 | n | at                      |
++-------------------------------------------------------+---------------------+---+-------------------------+
+| {start: 1970-01-01T00:00:00, end: 1970-01-01T00:01:00} | 1970-01-01T00:01:00 | 2 | 1970-01-01T00:00:59.999 |
+| {start: 1970-01-01T00:01:00, end: 1970-01-01T00:02:00} | 1970-01-01T00:02:00 | 1 | 1970-01-01T00:01:59.999 |
++-------------------------------------------------------+---------------------+---+-------------------------+";
+    let both = "SELECT window.start FROM t GROUP BY window(ts, '1 minute') UNION ALL \
+                SELECT session_window.end FROM t GROUP BY session_window(ts, '1 minute')";
+    assert_eq!(lines(&few_rows(), both).await.len(), 4 + 2);
+    let squeeze = |text: &str| text.replace(['-', ' '], "");
+    assert_eq!(squeeze(&table(&few_rows(), sql).await), squeeze(expected));
+}
+
+#[tokio::test]
+async fn many_windows_for_each_row_come_in_bounded_batches() {
+    let session = few_rows();
+    let sql = "SELECT v, window_end FROM HOP(t, ts, INTERVAL '1' SECOND, INTERVAL '1' DAY)";
+    let mut rows = session.select(sql).await.unwrap();
+    let mut count = 0;
+    while let Some(batch) = rows.next().await.unwrap() {
+        assert!(batch.num_rows() <= 8192, "{}", batch.num_rows());
+        count += batch.num_rows();
+    }
+    assert_eq!(count, 5 * 86_400);
+}
+
+#[test]
+fn the_command_groups_files_by_window() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(tidemill());
+        let output = command.arg("query").args(arguments).current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let trades = "timestamp,price,volume\n\
+                  2025-01-01T09:00:59.5,101.5,3\n2025-01-01T09:00:01.0,100.5,1\n2025-01-01T09:00:30.0,102.0,2\n\
+                  2025-01-01T09:02:00.0,99.0,5\n,1.0,7\n";
+    std::fs::create_dir(directory.path().join("trades")).unwrap();
+    std::fs::write(directory.path().join("trades/1.csv"), trades).unwrap();
+    let job = "CREATE TABLE trades (timestamp TIMESTAMP, price DOUBLE, volume BIGINT, \
+               WATERMARK FOR timestamp AS timestamp - INTERVAL '1' MINUTE) \
+               WITH (connector = 'file', path = 'trades', format = 'csv', header = 'true');\n\
+               CREATE VIEW ohlc AS SELECT window_start, first_value(price ORDER BY timestamp) AS open, \
+               max(price) AS high, min(price) AS low, last_value(price ORDER BY timestamp) AS close, \
+               sum(volume) AS volume, sum(price * volume) / sum(volume) AS vwap \
+               FROM TABLE(TUMBLE(TABLE trades, DESCRIPTOR(timestamp), INTERVAL '1' MINUTE)) GROUP BY window_start;\n";
+    std::fs::write(directory.path().join("job.sql"), job).unwrap();
+    let expected = "\
++---------------------+-------+-------+-------+-------+--------+-------+
+| window_start        | open  | high  | low   | close | volume | vwap  |
++---------------------+-------+-------+-------+-------+--------+-------+
+| 2025-01-01T09:00:00 | 100.5 | 102.0 | 100.5 | 101.5 | 6      | 101.5 |
+| 2025-01-01T09:02:00 | 99.0  | 99.0  | 99.0  | 99.0  | 5      | 99.0  |
++---------------------+-------+-------+-------+-------+--------+-------+
+(2 rows)
+";
+    assert_eq!(run(&["-j", "job.sql", "SELECT * FROM ohlc ORDER BY window_start"]), expected);
+    let marked = "SELECT window.start, count(*) AS n FROM trades GROUP BY TUMBLE(INTERVAL '1 minute') ORDER BY 1";
+    assert_eq!(run(&["-j", "job.sql", "--format", "csv", marked]).lines().count(), 3);
+    let starts = "SELECT window.start, count(*) AS n FROM 'trades/1.csv' GROUP BY window(timestamp, '1 minute')";
+    run(&[&format!("COPY ({starts}) TO 'n.parquet'")]);
+    assert_eq!(run(&["--format", "csv", "SELECT n FROM 'n.parquet' ORDER BY start"]), "n\n3\n1\n");
+}
+
+#[test]
+fn a_topic_is_grouped_by_the_time_of_its_watermark() {
+    let columns = "ts TIMESTAMP, v BIGINT, WATERMARK FOR ts AS ts - INTERVAL '1' MINUTE";
+    let job = TestJob::new(None, &JobText { columns, select: "SELECT v FROM prices", ..JobText::default() });
+    let records = [0, 61, 59, 130].map(|second| {
+        let (minute, second) = (second / 60, second % 60);
+        format!("{{\"ts\": \"2025-01-01T00:{minute:02}:{second:02}\", \"v\": 1}}")
+    });
+    send(&job.topic, 0, &records);
+    for sql in [
+        "SELECT w.start, n FROM (SELECT HOP(INTERVAL '1 minute', INTERVAL '2 minutes') AS w, sum(v) AS n FROM prices \
+         GROUP BY HOP(INTERVAL '1 minute', INTERVAL '2 minutes')) ORDER BY 1",
+        "SELECT window_start AS start, sum(v) AS n FROM HOP(prices, INTERVAL '1' MINUTE, INTERVAL '2' MINUTE) \
+         GROUP BY window_start, window_end ORDER BY 1",
+    ] {
+        let arguments = ["query", "-j", job.file.to_str().unwrap(), "--format", "csv", sql];
+        let output = std::process::Command::new(tidemill()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows = String::from_utf8(output.stdout).unwrap();
+        let counts: Vec<&str> = rows.lines().skip(1).filter_map(|line| line.rsplit(',').next()).collect();
+        assert_eq!(counts, ["2", "3", "2", "1"], "{rows}");
+    }
 }
