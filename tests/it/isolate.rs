@@ -183,6 +183,33 @@ async fn a_constant_that_fails_is_wrong_sql_and_no_million_dead_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_run_staged_is_deleted() {
+    // The bad record is the last of its batch, so that rows and dead letters are staged when the plan fails; and the
+    // second batch is not swept as the first of a start is.
+    let source = ", maxOffsetsPerTrigger = 20000";
+    for root in [None, Some(hdfs())] {
+        let job = TestJob::new(
+            root.as_deref(),
+            &JobText { source, sink: "format = 'csv', maxRecordsPerFile = 3000", ..CAST },
+        );
+        create_topic(&job.topic, 1).await;
+        for _ in 0..2 {
+            send(&job.topic, 0, &["{".to_owned()]);
+            send(
+                &job.topic,
+                0,
+                &(0..19_998).map(|id| format!("{{\"id\": {id}, \"text\": \"1\"}}")).collect::<Vec<_>>(),
+            );
+            send(&job.topic, 0, &["{\"id\": 0, \"text\": \"x\"}".to_owned()]);
+        }
+        job.run();
+        let (ok, verdict) = job.verify();
+        assert!(ok && verdict.contains("4 kept") && verdict.contains("39996 rows in 14 files"), "{verdict}");
+        no_temporaries(&job).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kill_9_while_records_are_set_aside() {
     for crash in ["isolating:0", "staged:1", "prepared:0", "publishing:1", "logged:0", "committed:1"] {
         let job = TestJob::new(Some(&hdfs()), &CAST);
