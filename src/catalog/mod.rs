@@ -24,7 +24,7 @@ mod types;
 mod variables;
 
 pub use job::{Insert, Job, Variables, View};
-pub use locate::{OFFSET_HELP, locate_error, names_offset};
+pub use locate::locate_error;
 pub use options::parse_duration;
 pub use table::{
     AvroOptions, Column, Compression, Connector, ConsoleTable, CsvOptions, DecodeOptions, FileFormat, FileTable,
