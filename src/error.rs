@@ -125,15 +125,21 @@ impl Error {
         &self.0.message
     }
 
+    /// What the user can do about it, where that is known.
+    pub fn advice(&self) -> Option<&str> {
+        self.0.help.as_deref()
+    }
+
     /// The place in the user's text, where there is one.
     pub fn place(&self) -> Option<&Place> {
         self.0.place.as_ref()
     }
 
-    /// The process's exit code: 2 for the user's input, 3 for a service, 1 for the rest.
+    /// The process's exit code: 2 for the user's input (what it names and is not there, too), 3 for a service, 1 for
+    /// the rest.
     pub fn exit_code(&self) -> u8 {
         match self.kind() {
-            ErrorKind::Invalid | ErrorKind::Unsupported => 2,
+            ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::NotFound => 2,
             ErrorKind::Unavailable => 3,
             _ => 1,
         }
@@ -236,6 +242,7 @@ mod tests {
             "unknown option 'foo'\n --> job.sql:7:3\n  |\n7 |   foo = 'x'\n  |   ^^^\nhelp: did you mean 'for'?"
         );
         assert_eq!(error.exit_code(), 2);
+        assert_eq!(Error::new(ErrorKind::NotFound, "there is no topic 'a'").exit_code(), 2);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
+
 use super::{
     connector::{csv, output_mode},
     ddl::DeclaredColumn,
@@ -97,6 +99,7 @@ pub fn table(source: &Arc<SourceText>, options: &mut Options<'_>, columns: &[Dec
         let csv = ["header", "sep", "quote", "escape", "nullValue", "dateFormat"];
         options.refuse(&csv, "the format 'csv'")?;
     }
+    check_times(options, columns)?;
     let (format, compression) = match kind {
         Format::Csv => {
             check_flat(source, columns)?;
@@ -129,6 +132,24 @@ pub fn table(source: &Arc<SourceText>, options: &mut Options<'_>, columns: &[Dec
         return Err(error.help("give it a directory of its own"));
     }
     Ok(table)
+}
+
+/// A pattern that no declared column can use is a mistake in the one or the others.
+fn check_times(options: &Options<'_>, columns: &[DeclaredColumn]) -> Result<()> {
+    let is_of = |name: &str, data_type: &DataType| match data_type {
+        DataType::Timestamp(..) => name == "timestampFormat",
+        DataType::Date32 | DataType::Date64 => name == "dateFormat",
+        // What stands inside is looked at by the writer.
+        nested => nested.is_nested(),
+    };
+    for (name, wanted) in [("timestampFormat", "TIMESTAMP"), ("dateFormat", "DATE")] {
+        let used = columns.is_empty() || columns.iter().any(|declared| is_of(name, &declared.column.data_type));
+        if options.has(name) && !used {
+            let error = options.at_name(name, &format!("no column of the table is a {wanted}"));
+            return Err(error.help(format!("leave '{name}' out, or declare a column as {wanted}")));
+        }
+    }
+    Ok(())
 }
 
 /// CSV has no nested values.

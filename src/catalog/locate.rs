@@ -106,10 +106,10 @@ fn place_of_name(select: &SqlText, name: &str) -> Place {
 }
 
 /// For a syntax error in a text that `names_offset`.
-pub const OFFSET_HELP: &str = "OFFSET is a keyword here: write the column's name in quotes, \"offset\"";
+const OFFSET_HELP: &str = "OFFSET is a keyword here: write the column's name in quotes, \"offset\"";
 
 /// Does the list of columns end with Kafka's column `offset`? The parser takes that for the clause OFFSET.
-pub fn names_offset(sql: &str) -> bool {
+fn names_offset(sql: &str) -> bool {
     let words: Vec<String> = sql.split_whitespace().map(str::to_lowercase).collect();
     words.windows(2).any(|pair| matches!(pair, [first, second] if first == "offset" && second == "from"))
 }

@@ -27,7 +27,7 @@ mod variables;
 mod watermark;
 
 pub use job::{Insert, Job, Variables, View};
-pub use locate::{OFFSET_HELP, locate_error, names_offset};
+pub use locate::locate_error;
 pub use options::parse_duration;
 pub use parse::{KEYS_ARGUMENT, TABLE_ARGUMENT, parse_statements, window_function};
 pub use table::{

@@ -279,7 +279,8 @@ fn alternatives(words: &[&str]) -> String {
     }
 }
 
-/// Reads `10 seconds`, `10s`, `500ms`, `1 hour 30 minutes`, `interval 5 minutes`. A number needs its unit.
+/// Reads `10 seconds`, `10s`, `1.5m`, `500ms`, `1 hour 30 minutes`, `interval 5 minutes`. A number needs its unit; what
+/// is finer than a nanosecond is cut off.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let lower = text.trim().to_ascii_lowercase();
     let mut rest = lower.strip_prefix("interval ").unwrap_or(&lower).trim();
@@ -288,22 +289,45 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         return None;
     }
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        let number: u64 = rest[..digits].parse().ok()?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number = &rest[..digits];
         rest = rest[digits..].trim_start();
         let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
-        let micros: u64 = match &rest[..letters] {
-            "us" | "microsecond" | "microseconds" => 1,
-            "ms" | "msec" | "millisecond" | "milliseconds" => 1_000,
-            "s" | "sec" | "secs" | "second" | "seconds" => 1_000_000,
-            "m" | "min" | "mins" | "minute" | "minutes" => 60_000_000,
-            "h" | "hour" | "hours" => 3_600_000_000,
-            "d" | "day" | "days" => 86_400_000_000,
-            "w" | "week" | "weeks" => 604_800_000_000,
+        let nanos: u128 = match &rest[..letters] {
+            "us" | "microsecond" | "microseconds" => 1_000,
+            "ms" | "msec" | "millisecond" | "milliseconds" => 1_000_000,
+            "s" | "sec" | "secs" | "second" | "seconds" => 1_000_000_000,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60_000_000_000,
+            "h" | "hour" | "hours" => 3_600_000_000_000,
+            "d" | "day" | "days" => 86_400_000_000_000,
+            "w" | "week" | "weeks" => 604_800_000_000_000,
             _ => return None,
         };
-        total = total.checked_add(Duration::from_micros(number.checked_mul(micros)?))?;
+        let nanos = times(number, nanos)?;
+        let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
+        let part = Duration::new(seconds, u32::try_from(nanos % 1_000_000_000).ok()?);
+        // Later sums with a clock must not overflow either.
+        total = total.checked_add(part).filter(|total| *total <= DURATION_MAX)?;
         rest = rest[letters..].trim_start();
+    }
+    Some(total)
+}
+
+/// The longest time that an option can say: a thousand years.
+const DURATION_MAX: Duration = Duration::from_secs(1_000 * 365 * 86_400);
+
+/// A decimal number times `unit`, exact: decimals are digits, not floats.
+fn times(number: &str, unit: u128) -> Option<u128> {
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || decimals.is_empty() || !digits(whole) || !digits(decimals) {
+        return None;
+    }
+    let mut total = whole.parse::<u128>().ok()?.checked_mul(unit)?;
+    let mut scale = unit;
+    for digit in decimals.bytes() {
+        total += u128::from(digit - b'0') * scale / 10;
+        scale /= 10;
     }
     Some(total)
 }
@@ -325,12 +349,28 @@ mod tests {
             ("interval 2 Days", 172_800_000),
             ("1 week", 604_800_000),
             ("0s", 0),
+            ("1.5s", 1_500),
+            ("1.5m", 90_000),
+            ("0.25 hours 1s", 901_000),
         ] {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
-        for text in
-            ["", "10", "s", "1 fortnight", "1.5s", "-1s", "99999999999999999999s", "18446744073709551615w", "1s,"]
-        {
+        for text in [
+            "",
+            "10",
+            "s",
+            "1 fortnight",
+            "-1s",
+            "99999999999999999999s",
+            "18446744073709551615w",
+            "1s,",
+            ".5s",
+            "1.s",
+            "1..5s",
+            "1.5.1s",
+            "2000 000s",
+            "999999 w",
+        ] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }

@@ -15,7 +15,9 @@ use datafusion::{
                 Query, TableFactor, VisitMut, VisitorMut,
             },
             dialect::GenericDialect,
-            parser::Parser,
+            keywords::Keyword,
+            parser::{Parser, ParserError},
+            tokenizer::{Token as Word, TokenWithSpan as SqlToken, Tokenizer},
         },
     },
 };
@@ -42,11 +44,30 @@ pub const KEYS_ARGUMENT: &str = "keys";
 pub fn parse_statements(sql: &str) -> Result<VecDeque<Statement>, DataFusionError> {
     let dialect = GenericDialect {};
     let text = accepted_by_the_parser(sql);
-    let mut statements = DFParserBuilder::new(text.as_ref()).with_dialect(&dialect).build()?.parse_statements()?;
+    let mut tokens = Tokenizer::new(&dialect, text.as_ref()).tokenize_with_location().map_err(ParserError::from)?;
+    quote_offset(&mut tokens);
+    let mut statements = DFParserBuilder::new(tokens).with_dialect(&dialect).build()?.parse_statements()?;
     for statement in &mut statements {
         rewrite(statement)?;
     }
     Ok(statements)
+}
+
+/// Kafka's column `offset` behind a comma, where the parser would see the clause OFFSET, which never stands there.
+fn quote_offset(tokens: &mut [SqlToken]) {
+    let mut after_comma = false;
+    for token in tokens {
+        match &mut token.token {
+            Word::Whitespace(_) => continue,
+            Word::Word(word) if after_comma && word.keyword == Keyword::OFFSET => {
+                word.value.make_ascii_lowercase();
+                word.quote_style = Some('"');
+                word.keyword = Keyword::NoKeyword;
+            }
+            _ => {}
+        }
+        after_comma = token.token == Word::Comma;
+    }
 }
 
 /// `sql` with `TABLE` blanked out and `PARTITION BY` replaced inside the calls of window functions.

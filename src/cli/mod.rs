@@ -8,6 +8,7 @@ use crate::error::Result;
 
 mod demo;
 mod job;
+mod output_file;
 mod predict;
 mod produce;
 mod query;

@@ -20,15 +20,13 @@ use futures::TryStreamExt;
 use parquet::{arrow::ArrowWriter, basic::Compression, errors::ParquetError, file::properties::WriterProperties};
 
 use super::{
+    output_file::{OutputFile, OverwriteArg},
     source::{SourceArgs, open_query},
     train::{print, spinner},
 };
 use crate::{
-    error::{Error, ErrorKind, Result},
-    model::{
-        Predictor, Registry,
-        file::{NewFile, io_error},
-    },
+    error::{Error, Result},
+    model::{Predictor, Registry, file::io_error},
     sink::parquet::ROW_GROUP_ROWS_MAX,
 };
 
@@ -43,9 +41,11 @@ pub struct PredictArgs {
     /// Where models are kept
     #[arg(long, default_value = "models", value_name = "DIRECTORY")]
     models_dir: PathBuf,
-    /// Write a new file, .csv or .parquet, instead of stdout
+    /// Write a file, .csv or .parquet, instead of stdout
     #[arg(long, value_name = "FILE", conflicts_with = "format")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: OverwriteArg,
     /// How to print: table shows the first rows, the others all
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -64,12 +64,17 @@ enum Format {
 
 /// Predicts row after row, batch after batch; memory does not grow with the rows.
 pub async fn run(args: PredictArgs) -> Result<()> {
+    if let Some(path) = &args.output {
+        check_extension(path)?;
+        args.overwrite.check(path)?;
+    }
     let stored = Registry::new(args.models_dir).load(&args.model)?;
     let stream = open_query(&args.source).await?.stream(None).await?;
     let predictor = Predictor::new(&stored.model, &stream.schema())
         .map_err(|error| error.context(format!("the model {}@{}", stored.model.name, stored.revision)))?;
     if let Some(path) = args.output {
-        return write_file(&path, &predictor, stream).await;
+        let file = args.overwrite.create(&path)?;
+        return write_file(&path, file, &predictor, stream).await;
     }
     if args.format == Format::Table {
         return print_table(&predictor, stream, args.show).await;
@@ -88,23 +93,26 @@ pub async fn run(args: PredictArgs) -> Result<()> {
     Ok(())
 }
 
-/// Writes a new file. It appears when it is whole.
-async fn write_file(path: &Path, predictor: &Predictor, mut stream: SendableRecordBatchStream) -> Result<()> {
-    let is = |extension: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
-    if !is("csv") && !is("parquet") {
-        return Err(Error::invalid(format!("the output {} is neither .csv nor .parquet", path.display())));
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+fn check_extension(path: &Path) -> Result<()> {
+    if has_extension(path, "csv") || has_extension(path, "parquet") {
+        return Ok(());
     }
-    let taken = || {
-        Error::new(ErrorKind::Conflict, format!("the output {} is there already", path.display()))
-            .help("choose another name, or delete it first")
-    };
-    // Looked at before the work as well as after it.
-    if path.exists() {
-        return Err(taken());
-    }
-    let mut file = NewFile::create(path)?;
+    Err(Error::invalid(format!("the output {} is neither .csv nor .parquet", path.display())))
+}
+
+/// Writes the file. It appears when it is whole.
+async fn write_file(
+    path: &Path,
+    mut file: OutputFile,
+    predictor: &Predictor,
+    mut stream: SendableRecordBatchStream,
+) -> Result<()> {
     let spinner = spinner()?;
-    if is("csv") {
+    if has_extension(path, "csv") {
         let mut encoder = Encoder::new(Format::Csv);
         while let Some(batch) = stream.try_next().await? {
             let text = encoder.encode(&predictor.apply(&batch)?)?;
@@ -127,7 +135,7 @@ async fn write_file(path: &Path, predictor: &Predictor, mut stream: SendableReco
         file = writer.into_inner().map_err(failed)?;
     }
     spinner.finish_and_clear();
-    if file.publish()? { Ok(()) } else { Err(taken()) }
+    file.publish()
 }
 
 /// Keeps what the disk said.

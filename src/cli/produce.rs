@@ -7,6 +7,7 @@ use indicatif::{HumanBytes, HumanCount};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    catalog::parse_duration,
     clock,
     error::{Error, Result},
     produce::{
@@ -18,7 +19,7 @@ use crate::{
         progress::ProgressMode,
         replay::{self, Format, ReplayOptions, Speed, Timing},
         simulate::{self, Model, SimulatorOptions},
-        text::{parse_duration, parse_time_us},
+        text::parse_time_us,
         topic::{TopicOptions, TopicProducer},
     },
 };
@@ -48,10 +49,10 @@ enum Source {
 /// Where records go and when to stop.
 #[derive(Debug, Args)]
 struct OutputArgs {
-    /// Kafka brokers, HOST:PORT with commas between
-    #[arg(long, env = "KAFKA", default_value = "localhost:9092", help_heading = "Output")]
-    brokers: String,
-    /// Create a missing topic with N partitions [default: as the broker does]
+    /// Kafka brokers, HOST:PORT with commas between [default: localhost:9092]
+    #[arg(long, env = "KAFKA", help_heading = "Output")]
+    brokers: Option<String>,
+    /// Create a missing topic with N partitions; one that is there must have N [default: as the broker does]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..), help_heading = "Output")]
     partitions: Option<i32>,
     /// A librdkafka property; may be repeated
@@ -64,7 +65,7 @@ struct OutputArgs {
     #[arg(long, value_name = "N", help_heading = "Output")]
     count: Option<u64>,
     /// Stop after this long, such as 30s
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration, help_heading = "Output")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration, help_heading = "Output")]
     duration: Option<Duration>,
     /// Say nothing but errors
     #[arg(long, short, conflicts_with = "progress", help_heading = "Output")]
@@ -78,7 +79,7 @@ struct OutputArgs {
 #[derive(Debug, Args)]
 struct RestArgs {
     /// Symbols, with commas between
-    #[arg(long, alias = "symbols", value_name = "SYMBOL", value_delimiter = ',', default_value = "BTCUSDT")]
+    #[arg(long, alias = "symbols", value_name = "SYMBOL", value_parser = symbol, value_delimiter = ',', default_value = "BTCUSDT")]
     symbol: Vec<String>,
     /// Binance's REST API; https://data-api.binance.vision serves market data alone, and in more places
     #[arg(long, value_name = "URL", default_value = "https://api.binance.com")]
@@ -97,7 +98,7 @@ struct BinanceArgs {
     #[command(flatten)]
     rest: RestArgs,
     /// Time between two questions
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5s", conflicts_with = "stream")]
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s", conflicts_with = "stream")]
     interval: Duration,
     /// Add "timestamp": when the price came (UTC); the records of --stream always have one
     #[arg(long, conflicts_with = "stream")]
@@ -133,7 +134,7 @@ struct KlinesArgs {
     #[arg(long)]
     include_open: bool,
     /// With --include-open: time between two looks
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5s", requires = "include_open")]
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s", requires = "include_open")]
     poll: Duration,
     /// The topic
     #[arg(long, default_value = "klines", help_heading = "Output")]
@@ -161,16 +162,16 @@ struct SimulateArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_time_us)]
     start: Option<i64>,
     /// Event time between two records, with --start [default: 1 / rate, and 1s at --rate max]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "start")]
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "start")]
     step: Option<Duration>,
     /// Keys of the records, which take turns
-    #[arg(long, alias = "symbols", value_name = "SYMBOL", value_delimiter = ',', default_value = "BTCUSDT")]
+    #[arg(long, alias = "symbols", value_name = "SYMBOL", value_parser = symbol, value_delimiter = ',', default_value = "BTCUSDT")]
     symbol: Vec<String>,
     /// Probability of a late timestamp
     #[arg(long, value_name = "P", default_value_t = 0.0, help_heading = "Faults")]
     late: f64,
     /// How late
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1m", help_heading = "Faults")]
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m", help_heading = "Faults")]
     late_by: Duration,
     /// Probability that a record comes twice
     #[arg(long, value_name = "P", default_value_t = 0.0, help_heading = "Faults")]
@@ -185,7 +186,7 @@ struct SimulateArgs {
     #[arg(long, value_name = "P", default_value_t = 0.0, help_heading = "Faults")]
     future: f64,
     /// How far in the future
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "2h", help_heading = "Faults")]
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "2h", help_heading = "Faults")]
     future_by: Duration,
     /// The topic
     #[arg(long, default_value = "bitcointopic", help_heading = "Output")]
@@ -292,6 +293,37 @@ fn property(text: &str) -> Result<(String, String)> {
     }
 }
 
+/// For clap.
+fn duration(text: &str) -> Result<Duration> {
+    parse_duration(text).ok_or_else(|| {
+        Error::invalid(format!("'{text}' is no duration"))
+            .help("write numbers with units: 500ms, 30s, 1.5m, '1 hour 30 minutes', 1d")
+    })
+}
+
+/// Without blanks around it; an empty one would be the key of no price.
+fn symbol(text: &str) -> Result<String> {
+    match text.trim() {
+        "" => Err(Error::invalid("a symbol is empty").help("write --symbol BTCUSDT, or several with commas between")),
+        symbol => Ok(symbol.to_owned()),
+    }
+}
+
+/// The brokers, which may also stand in a property.
+fn brokers(given: Option<&str>, kafka: &[(String, String)]) -> Result<String> {
+    const NAMES: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
+    let named = |name: &str| NAMES.contains(&name.strip_prefix("kafka.").unwrap_or(name));
+    let mut chosen = given;
+    for (name, servers) in kafka.iter().filter(|(name, _)| named(name)) {
+        if let Some(other) = chosen.filter(|other| *other != servers) {
+            return Err(Error::invalid(format!("--kafka {name}={servers} contradicts the brokers {other}"))
+                .help("name the brokers once: with --brokers, in the variable KAFKA, or with --kafka"));
+        }
+        chosen = Some(servers);
+    }
+    Ok(chosen.unwrap_or("localhost:9092").to_owned())
+}
+
 /// Runs one source until it ends, a limit is reached, or Ctrl-C; then waits for the last confirmations.
 pub async fn run(args: ProduceArgs) -> Result<()> {
     let (topic, output) = match &*args.source {
@@ -329,7 +361,7 @@ async fn open(args: &OutputArgs, topic: &str, stop: CancellationToken) -> Result
         Output::to_lines(Box::new(lines), stop.clone(), progress)
     } else {
         let options = TopicOptions {
-            brokers: args.brokers.clone(),
+            brokers: brokers(args.brokers.as_deref(), &args.kafka)?,
             topic: topic.to_owned(),
             partitions: args.partitions,
             kafka: args.kafka.clone(),
@@ -406,13 +438,8 @@ async fn run_simulate(args: SimulateArgs, quiet: bool, output: &mut Output) -> R
         (Some(step), _) => i64::try_from(step.as_micros()).unwrap_or(i64::MAX),
         (None, Rate::PerSecond(rate)) => ((1e6 / rate).round() as i64).max(1),
         // With the clock's time, records of one moment are a microsecond apart.
-        (None, Rate::Max) => {
-            if live {
-                1
-            } else {
-                1_000_000
-            }
-        }
+        (None, Rate::Max) if live => 1,
+        (None, Rate::Max) => 1_000_000,
     };
     let seed = args.seed.unwrap_or_else(simulate::any_seed);
     if args.seed.is_none() && !quiet {

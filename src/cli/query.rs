@@ -1,9 +1,8 @@
 //! `tidemill query`.
 
 use std::{
-    fs::File,
     io::{self, BufWriter, IsTerminal, Read, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,9 +11,13 @@ use std::{
 
 use clap::Args;
 
-use super::job::{VariableArgs, read_job};
+use super::{
+    job::{VariableArgs, read_job},
+    output_file::OverwriteArg,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
+    model::file::io_error,
     query::{MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, Script, TABLE_ROWS_DEFAULT},
     session::SessionLimits,
 };
@@ -40,6 +43,8 @@ pub struct QueryArgs {
     /// Write the rows of the only statement that has some to this local file
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: OverwriteArg,
     /// Memory for sorts, joins and aggregates, e.g. 512MB; beyond it they spill to the temporary directory
     #[arg(long, value_name = "SIZE", value_parser = bytes, default_value_t = MEMORY_BYTES_DEFAULT)]
     memory_limit: usize,
@@ -65,9 +70,8 @@ pub async fn run(args: QueryArgs) -> Result<()> {
     if args.format() == OutputFormat::Parquet && args.output.is_none() {
         return Err(Error::invalid("--format parquet needs --output FILE"));
     }
-    if let Some(url) = args.output.as_deref().and_then(Path::to_str).filter(|it| it.contains("://")) {
-        return Err(Error::invalid(format!("--output writes local files, and {url} is a URL"))
-            .help(format!("COPY (SELECT ...) TO '{url}'")));
+    if let Some(path) = &args.output {
+        args.overwrite.check(path)?;
     }
     let jobs = args.job.iter().map(|path| read_job(path, &args.variables)).collect::<Result<_>>()?;
     let partitions = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -128,11 +132,11 @@ async fn run_script(session: &QuerySession, script: &Script, args: &QueryArgs, s
         if has_written {
             return Err(Error::invalid("--output takes the rows of one statement, and there are several"));
         }
-        let part = PartFile::create(path)?;
-        let mut writer = ResultWriter::new(args.format(), &schema, args.max_rows, BufWriter::new(&part.file))?;
+        let file = BufWriter::new(args.overwrite.create(path)?);
+        let mut writer = ResultWriter::new(args.format(), &schema, args.max_rows, file)?;
         pump(&mut rows, &mut writer).await?;
-        drop(writer.finish()?);
-        part.publish()?;
+        let written = writer.finish()?.into_inner();
+        written.map_err(|error| io_error("write", path, error.into_error()))?.publish()?;
         has_written = true;
     }
     Ok(())
@@ -145,38 +149,6 @@ async fn pump<W: Write + Send>(rows: &mut crate::query::Rows, writer: &mut Resul
         }
     }
     Ok(())
-}
-
-/// The output file under a hidden name until it is whole.
-struct PartFile {
-    file: File,
-    hidden: PathBuf,
-    path: PathBuf,
-}
-
-impl PartFile {
-    fn create(path: &Path) -> Result<Self> {
-        let name = path.file_name().ok_or_else(|| Error::invalid(format!("{} is no file", path.display())))?;
-        let hidden = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-        let file = File::create(&hidden).map_err(|error| {
-            Error::new(ErrorKind::PermissionDenied, format!("{} cannot be written", path.display())).source_error(error)
-        })?;
-        Ok(Self { file, hidden, path: path.to_owned() })
-    }
-
-    fn publish(self) -> Result<()> {
-        self.file.sync_all().and_then(|()| std::fs::rename(&self.hidden, &self.path)).map_err(|error| {
-            Error::new(ErrorKind::StorageFull, format!("{} cannot be finished", self.path.display()))
-                .source_error(error)
-        })
-    }
-}
-
-impl Drop for PartFile {
-    fn drop(&mut self) {
-        // Published, it is gone; otherwise nobody wants half a result. There is nobody left to tell of a failure.
-        let _ = std::fs::remove_file(&self.hidden);
-    }
 }
 
 /// The standard output, which knows when its reader has gone.

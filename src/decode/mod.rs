@@ -44,6 +44,8 @@ mod row;
 mod scan;
 mod temporal;
 
+pub(crate) use self::pattern::Pattern as TimePattern;
+
 /// Turns the records of one Kafka table into record batches with the columns that a query needs.
 #[derive(Debug)]
 pub struct RecordDecoder {

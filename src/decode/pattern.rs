@@ -1,15 +1,16 @@
-//! Java's patterns for dates and timestamps (`yyyy-MM-dd HH:mm:ss[.SSS][XXX]`), as far as they are numbers.
+//! Java's patterns for dates and timestamps (`yyyy-MM-dd HH:mm:ss[.SSS][XXX]`, `EEE, d MMM yyyy`): all that the files
+//! of a job can be written with. Names are English; without a zone in the text it is UTC, unless the caller knows better.
 
 use super::temporal::{Instant, days, zone};
 use crate::error::{Error, Result};
 
 /// A compiled pattern.
-#[derive(Debug, Clone)]
-pub(super) struct Pattern {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Pattern {
     items: Vec<Item>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Item {
     Literal(u8),
     /// At least and at most so many digits.
@@ -18,17 +19,27 @@ enum Item {
     Fraction(usize),
     Zone,
     HalfDay,
+    /// A month's name, or its first three letters.
+    MonthName(bool),
+    /// A weekday's: it must be one, but the date is said by the rest.
+    Weekday(bool),
     Optional(Vec<Item>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Part {
     Year,
     ShortYear,
     Month,
     Day,
+    DayOfYear,
     Hour,
+    /// 1 to 24, and 24 is midnight.
+    HourFromOne,
+    /// 1 to 12, and 12 is midnight or noon.
     HalfDayHour,
+    /// 0 to 11.
+    HalfDayHourFromZero,
     Minute,
     Second,
 }
@@ -39,20 +50,38 @@ struct Parts {
     year: u32,
     month: u32,
     day: u32,
+    /// In place of month and day.
+    day_of_year: Option<u32>,
     hour: u32,
     minute: u32,
     second: u32,
     nanos: i64,
-    zone: i64,
+    zone: Option<i64>,
 }
+
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
 impl Pattern {
     /// # Errors
-    /// `Invalid`, naming the option and the letter, for a pattern with names (of months, days, zones) or an error.
+    /// `Invalid`, naming the option and the letter, for a pattern with the names of zones, eras or quarters, or an error.
     pub fn new(option: &str, pattern: &str) -> Result<Self> {
         let wrong = |reason: String| {
             Error::invalid(format!("{option} = '{pattern}': {reason}"))
-                .help("letters: y M d H h m s S a X x Z, text in '', optional parts in []")
+                .help("letters: y M L d D E a H h K k m s S X x Z, text in '', optional parts in []")
         };
         // One list for each open bracket.
         let mut open: Vec<Vec<Item>> = vec![Vec::new()];
@@ -87,23 +116,29 @@ impl Pattern {
 
     /// The point in time that `text` names; without a zone it is UTC.
     pub fn timestamp(&self, text: &[u8]) -> Option<Instant> {
+        self.moment(text).map(|(instant, _)| instant)
+    }
+
+    /// As `timestamp`, and whether the text has a zone. Where it has none, the time is that of the wall clock.
+    pub fn moment(&self, text: &[u8]) -> Option<(Instant, bool)> {
         let parts = self.parse(text)?;
-        let day = days(i64::from(parts.year), parts.month, parts.day)?;
+        let day = parts.days()?;
         if parts.hour > 23 || parts.minute > 59 || parts.second > 59 {
             return None;
         }
-        let second = parts.hour * 3600 + parts.minute * 60 + parts.second;
-        Some(Instant { seconds: day * 86_400 + i64::from(second) - parts.zone, nanos: parts.nanos })
+        let second = i64::from(parts.hour * 3600 + parts.minute * 60 + parts.second);
+        let seconds = day * 86_400 + second - parts.zone.unwrap_or(0);
+        Some((Instant { seconds, nanos: parts.nanos }, parts.zone.is_some()))
     }
 
     /// Days since the epoch.
     pub fn date(&self, text: &[u8]) -> Option<i64> {
-        let parts = self.parse(text)?;
-        days(i64::from(parts.year), parts.month, parts.day)
+        self.parse(text)?.days()
     }
 
     fn parse(&self, text: &[u8]) -> Option<Parts> {
-        let mut parts = Parts { year: 1970, month: 1, day: 1, hour: 0, minute: 0, second: 0, nanos: 0, zone: 0 };
+        let (year, month, day, day_of_year) = (1970, 1, 1, None);
+        let mut parts = Parts { year, month, day, day_of_year, hour: 0, minute: 0, second: 0, nanos: 0, zone: None };
         match_items(&self.items, text, &mut parts)?.is_empty().then_some(parts)
     }
 }
@@ -117,9 +152,12 @@ fn quoted(text: &[u8]) -> Option<(Vec<Item>, usize)> {
 
 fn field(letter: u8, count: usize) -> Option<Item> {
     let part = match (letter, count) {
+        (b'M' | b'L', 3..=4) => return Some(Item::MonthName(count == 4)),
+        (b'E', 1..=4) => return Some(Item::Weekday(count == 4)),
+        (b'D', 1..=3) => return Some(Item::Number(Part::DayOfYear, count, 3)),
         (b'S', 1..=9) => return Some(Item::Fraction(count)),
         (b'a', 1) => return Some(Item::HalfDay),
-        (b'X' | b'x', 1..=3) | (b'Z', 1..=3) => return Some(Item::Zone),
+        (b'X' | b'x', 1..=5) | (b'Z', 1..=3 | 5) => return Some(Item::Zone),
         (b'y' | b'u', 4) => return Some(Item::Number(Part::Year, 4, 4)),
         (b'y' | b'u', 1) => return Some(Item::Number(Part::Year, 1, 4)),
         (b'y' | b'u', 2) => Part::ShortYear,
@@ -127,6 +165,8 @@ fn field(letter: u8, count: usize) -> Option<Item> {
         (b'd', 1..=2) => Part::Day,
         (b'H', 1..=2) => Part::Hour,
         (b'h', 1..=2) => Part::HalfDayHour,
+        (b'k', 1..=2) => Part::HourFromOne,
+        (b'K', 1..=2) => Part::HalfDayHourFromZero,
         (b'm', 1..=2) => Part::Minute,
         (b's', 1..=2) => Part::Second,
         _ => return None,
@@ -163,9 +203,15 @@ fn match_items<'a>(items: &[Item], mut text: &'a [u8], parts: &mut Parts) -> Opt
                     b'Z' => 1,
                     _ => text.iter().skip(1).take_while(|byte| byte.is_ascii_digit() || **byte == b':').count() + 1,
                 };
-                parts.zone = zone(&text[..width])?;
+                parts.zone = Some(offset(&text[..width])?);
                 &text[width..]
             }
+            Item::MonthName(full) => {
+                let (index, rest) = name(text, &MONTHS, *full)?;
+                parts.month = index + 1;
+                rest
+            }
+            Item::Weekday(full) => name(text, &WEEKDAYS, *full)?.1,
             Item::Optional(inner) => {
                 let mut tried = *parts;
                 match match_items(inner, text, &mut tried) {
@@ -181,6 +227,27 @@ fn match_items<'a>(items: &[Item], mut text: &'a [u8], parts: &mut Parts) -> Opt
     Some(text)
 }
 
+/// A zone's distance from UTC in seconds; old ones have seconds too.
+fn offset(text: &[u8]) -> Option<i64> {
+    let (minutes, seconds) = match text {
+        [head @ .., b':', tens, ones] if text.len() == 9 => (head, digits(&[*tens, *ones], 2, 2)?.0),
+        [head @ .., tens, ones] if text.len() == 7 => (head, digits(&[*tens, *ones], 2, 2)?.0),
+        _ => (text, 0),
+    };
+    let whole = zone(minutes)?;
+    let sign = if text.first() == Some(&b'-') { -1 } else { 1 };
+    (seconds < 60).then(|| whole + sign * i64::from(seconds))
+}
+
+/// Which of the names the text starts with.
+fn name<'a>(text: &'a [u8], names: &[&str], full: bool) -> Option<(u32, &'a [u8])> {
+    (0..).zip(names).find_map(|(index, name)| {
+        let name = if full { name.as_bytes() } else { name.as_bytes().get(..3)? };
+        let (head, rest) = text.split_at_checked(name.len())?;
+        head.eq_ignore_ascii_case(name).then_some((index, rest))
+    })
+}
+
 fn digits(text: &[u8], least: usize, most: usize) -> Option<(u32, &[u8])> {
     let width = text.iter().take(most).take_while(|byte| byte.is_ascii_digit()).count();
     let (digits, rest) = text.split_at(width);
@@ -188,12 +255,23 @@ fn digits(text: &[u8], least: usize, most: usize) -> Option<(u32, &[u8])> {
 }
 
 impl Parts {
+    /// Days since the epoch.
+    fn days(&self) -> Option<i64> {
+        let year = i64::from(self.year);
+        let Some(day) = self.day_of_year else { return days(year, self.month, self.day) };
+        let number = days(year, 1, 1)? + i64::from(day) - 1;
+        (day > 0 && number <= days(year, 12, 31)?).then_some(number)
+    }
+
     fn set(&mut self, part: Part, value: u32) -> Option<()> {
         match part {
             Part::Year => self.year = value,
             Part::ShortYear => self.year = 2000 + value,
             Part::Month => self.month = value,
             Part::Day => self.day = value,
+            Part::DayOfYear => self.day_of_year = Some(value),
+            Part::HourFromOne => self.hour = (1..=24).contains(&value).then_some(value % 24)?,
+            Part::HalfDayHourFromZero => self.hour = (value < 12).then_some(value)?,
             Part::Hour => self.hour = value,
             // 12 AM is midnight, and PM adds its twelve hours later.
             Part::HalfDayHour => self.hour = (1..=12).contains(&value).then_some(value % 12)?,
@@ -224,6 +302,9 @@ mod tests {
             ("yyyy-MM-dd'T'HH:mm:ss[.SSS][XXX]", "2024-01-02T10:04:05Z"),
             ("d/M/yy h:mm:ss a", "2/1/24 10:04:05 am"),
             ("yyyyMMddHHmmss", "20240102100405"),
+            ("EEE, d MMM yyyy HH:mm:ss Z", "Tue, 2 Jan 2024 11:04:05 +0100"),
+            ("EEEE dd MMMM yyyy k:mm:ss XXXXX", "tuesday 02 january 2024 5:08:03 -04:56:02"),
+            ("yyyy-DDD K:mm:ss a", "2024-002 10:04:05 AM"),
         ] {
             assert_eq!(ms(pattern, text), Some(base), "{pattern}: {text}");
         }
@@ -235,6 +316,9 @@ mod tests {
             ("HH", "24"),
             ("yyyy-MM-dd", "2023-02-29"),
             ("h a", "13 PM"),
+            ("yyyy-DDD", "2023-366"),
+            ("dd MMM yyyy", "01 Foo 2024"),
+            ("EEE d", "Tues 2"),
         ] {
             assert_eq!(ms(pattern, text), None, "{pattern}: {text}");
         }
@@ -242,9 +326,9 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_know() {
-        for bad in ["MMM", "yyyy-MM-dd'T", "[yyyy", "yyyy]", "QQ", "EEEE"] {
+        for bad in ["MMMMM", "yyyy-MM-dd'T", "[yyyy", "yyyy]", "QQ", "EEEEE"] {
             assert!(Pattern::new("dateFormat", bad).is_err(), "{bad}");
         }
-        assert!(Pattern::new("dateFormat", "dd MMM").unwrap_err().message().contains("MMM"));
+        assert!(Pattern::new("dateFormat", "dd QQ").unwrap_err().message().contains("QQ"));
     }
 }

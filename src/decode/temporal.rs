@@ -17,7 +17,7 @@ const SECONDS_PER_DAY: i64 = 86_400;
 
 /// A point in time: whole seconds since the epoch (UTC) and the nanoseconds after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Instant {
+pub(crate) struct Instant {
     pub seconds: i64,
     pub nanos: i64,
 }

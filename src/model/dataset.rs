@@ -46,18 +46,12 @@ impl Layout {
     /// # Errors
     /// `Invalid` for a name that is missing, ambiguous or given twice, and for a column that is not numeric.
     pub fn find(schema: &Schema, features: &[String], target: &str) -> Result<Self> {
+        check_distinct(features, target)?;
         let mut columns = Vec::with_capacity(features.len() + 1);
         let mut places = Vec::with_capacity(features.len() + 1);
         for name in features.iter().map(String::as_str).chain([target]) {
             let role = if places.len() < features.len() { "feature" } else { "target" };
             let place = place_of(schema, name, role)?;
-            if places.contains(&place) {
-                return Err(Error::invalid(if role == "target" {
-                    format!("the target '{name}' is also a feature")
-                } else {
-                    format!("the feature '{name}' is given twice")
-                }));
-            }
             let data_type = schema.field(place).data_type().clone();
             check_numeric(name, role, &data_type)?;
             columns.push(Column { name: name.to_owned(), data_type });
@@ -72,6 +66,24 @@ impl Layout {
     /// `Invalid` from Arrow's cast.
     pub fn columns_of(&self, batch: &RecordBatch) -> Result<Vec<Float64Array>> {
         self.places.iter().map(|place| to_f64(batch.column(*place))).collect()
+    }
+}
+
+/// Whether every column plays one part. Asked before the query runs: its own error would be in other words.
+///
+/// # Errors
+/// `Invalid` for a feature that is given twice, and for the target among the features.
+pub fn check_distinct(features: &[String], target: &str) -> Result<()> {
+    if features.iter().any(|name| name == target) {
+        return Err(Error::invalid(format!("the target '{target}' is also a feature"))
+            .help("leave it out of --features: a model that may look at the answer predicts nothing"));
+    }
+    let twice = features.iter().enumerate().find(|(at, name)| features[..*at].contains(name));
+    match twice {
+        Some((_, name)) => {
+            Err(Error::invalid(format!("the feature '{name}' is given twice")).help("name it once in --features"))
+        }
+        None => Ok(()),
     }
 }
 

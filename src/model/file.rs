@@ -1,4 +1,4 @@
-//! Files on the local disk that appear whole and replace nothing.
+//! Files on the local disk that appear whole, and replace nothing unless asked to.
 
 use std::{
     fs::{self, File},
@@ -59,11 +59,25 @@ impl NewFile {
             }
             Err(error) => return Err(io_error("create", &self.path, error)),
         }
+        self.sync_directory()?;
+        Ok(true)
+    }
+
+    /// As `publish`, in the place of a file that is there.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn replace(self) -> Result<()> {
+        self.file.sync_all().map_err(|error| io_error("write", &self.hidden, error))?;
+        fs::rename(&self.hidden, &self.path).map_err(|error| io_error("replace", &self.path, error))?;
+        self.sync_directory()
+    }
+
+    fn sync_directory(&self) -> Result<()> {
         let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(directory)
             .and_then(|directory| directory.sync_all())
-            .map_err(|error| io_error("write", directory, error))?;
-        Ok(true)
+            .map_err(|error| io_error("write", directory, error))
     }
 }
 
@@ -112,6 +126,8 @@ mod tests {
         assert!(!write("two").publish().unwrap());
         drop(write("three"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "one");
+        write("four").replace().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "four");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

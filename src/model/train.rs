@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 
 use super::{
     artifact::{FORMAT_VERSION, KIND, LeftOut, Model, TrainScore, TrainingRecord},
-    dataset::{Column, Layout, Reader, RowCounts},
+    dataset::{Column, Layout, Reader, RowCounts, check_distinct},
     fit::{self, Fit},
     predict::{PREDICTION, predict_into},
     qr::{COLUMNS_MAX, QrAccumulator, QrFactor},
@@ -69,6 +69,7 @@ where
     F: Future<Output = Result<SendableRecordBatchStream>>,
 {
     super::registry::check_name(&options.name)?;
+    check_distinct(&options.features, &options.target)?;
     let split = Split::new(options.seed, options.test_fraction)?;
     if options.features.len() + 2 > COLUMNS_MAX {
         let (found, most) = (options.features.len(), COLUMNS_MAX - 2);

@@ -308,19 +308,37 @@ impl LineReader {
             if self.line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let (key, time_ms) = pick(&self.line, &self.columns).map_err(wrong)?;
+            let (key, time_ms) = pick(&self.line, &self.columns).map_err(|flaw| match flaw {
+                Flaw::Record(reason) => wrong(reason),
+                Flaw::Missing(option, name) => wrong(format!("the record has no field '{name}'"))
+                    .help(format!("{option} names a field that every record has; its value may be null")),
+            })?;
             chunk.push(&self.line, key.as_deref().map(str::as_bytes), time_ms);
         }
         Ok(())
     }
 }
 
+/// Why a line is not sent.
+enum Flaw<'c> {
+    Record(String),
+    /// The option, and the field that it names.
+    Missing(&'static str, &'c str),
+}
+
 /// The key and the time of a JSON object; checks the whole of it.
-fn pick<'a>(line: &'a [u8], columns: &Columns) -> Result<(Option<Cow<'a, str>>, Option<i64>), String> {
+fn pick<'a, 'c>(line: &'a [u8], columns: &'c Columns) -> Result<(Option<Cow<'a, str>>, Option<i64>), Flaw<'c>> {
     let mut parser = serde_json::Deserializer::from_slice(line);
     let picked = Pick(columns).deserialize(&mut parser).and_then(|picked| parser.end().map(|()| picked));
-    let (key, time) = picked.map_err(|error| format!("no JSON object: {error}"))?;
-    let time_ms = time.filter(|time| time.get() != "null").map(|time| raw_time_ms(time.get())).transpose()?;
+    let (key, time) = picked.map_err(|error| Flaw::Record(format!("no JSON object: {error}")))?;
+    let fields = [("--key-column", &columns.key, key), ("--time-column", &columns.time, time)];
+    for (option, name, _) in fields.iter().filter(|(.., value)| value.is_none()) {
+        if let Some(name) = name {
+            return Err(Flaw::Missing(option, name));
+        }
+    }
+    let time = time.filter(|time| time.get() != "null");
+    let time_ms = time.map(|time| raw_time_ms(time.get())).transpose().map_err(Flaw::Record)?;
     Ok((key.filter(|key| key.get() != "null").map(|key| raw_text(key.get())), time_ms))
 }
 

@@ -1,33 +1,12 @@
 //! Text forms of numbers and times: what a user types, and what goes into a record.
 
-use std::{io::Write, time::Duration};
+use std::io::Write;
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, Timelike};
 
 use crate::error::{Error, Result};
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
-
-/// Parses `500ms`, `30s`, `1m`, `2h` or `1d`, whole or with a decimal point.
-///
-/// # Errors
-/// `Invalid` for anything else.
-pub fn parse_duration(text: &str) -> Result<Duration> {
-    let wrong =
-        || Error::invalid(format!("'{text}' is no duration")).help("write a number and a unit: 500ms, 30s, 1m, 2h, 1d");
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    let seconds = match unit.trim() {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3_600.0,
-        "d" => 86_400.0,
-        _ => return Err(wrong()),
-    };
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())
-}
 
 /// Parses a date, a date with a time (UTC unless it has a zone), or milliseconds since the epoch; microseconds since the epoch.
 ///
@@ -230,12 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_times() {
-        assert_eq!(parse_duration("500ms").unwrap(), Duration::from_millis(500));
-        assert_eq!(parse_duration("1.5m").unwrap(), Duration::from_secs(90));
-        for wrong in ["", "30", "s", "1y", "-1s", "1 fortnight", "99999999999999999999d"] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
-        }
+    fn times() {
         let midnight = 1_767_225_600_000_000;
         for text in
             ["2026-01-01", "2026-01-01T00:00:00", "2026-01-01T01:00:00+01:00", "1767225600000", "2026-01-01 00:00"]

@@ -42,7 +42,7 @@ pub struct TopicOptions {
     /// `host:port`, several with commas.
     pub brokers: String,
     pub topic: String,
-    /// Create a missing topic with this many; else the broker decides.
+    /// Create a missing topic with this many, and refuse one that has another number; else the broker decides.
     pub partitions: Option<i32>,
     /// librdkafka properties, without the `kafka.` prefix; they win over ours.
     pub kafka: Vec<(String, String)>,
@@ -138,8 +138,8 @@ impl TopicProducer {
     /// Connects, and creates the topic where it is missing.
     ///
     /// # Errors
-    /// `Invalid` for a property that librdkafka does not take; `Unavailable` without a broker; `NotFound` for a topic
-    /// that is missing and cannot be created; `PermissionDenied`.
+    /// `Invalid` for a property that librdkafka does not take, and for a topic that has not the partitions it should;
+    /// `Unavailable` without a broker; `NotFound` for a topic that is missing and cannot be created; `PermissionDenied`.
     pub async fn open(options: &TopicOptions) -> Result<Self> {
         let config = client_config(options)?;
         let producer: BaseProducer<Deliveries> =
@@ -156,15 +156,21 @@ impl TopicProducer {
             brokers: config.get("bootstrap.servers").unwrap_or_default().to_owned(),
         };
         // Asking for every topic never creates one, so `--partitions` can.
-        let known = opened.metadata(false).await?;
-        if !known {
-            opened.create(&config, options.partitions).await?;
+        let found = match opened.metadata(false).await? {
+            Some(found) => found,
+            None => opened.create(&config, options.partitions).await?,
+        };
+        match options.partitions.and_then(|wanted| usize::try_from(wanted).ok()).filter(|wanted| *wanted != found) {
+            None => Ok(opened),
+            Some(wanted) => {
+                let text = format!("the topic '{}' has {found} partitions, not the {wanted} asked for", opened.topic);
+                Err(Error::invalid(text).help("leave --partitions out to write to it as it is, or name another topic"))
+            }
         }
-        Ok(opened)
     }
 
-    /// Is the topic there, with leaders? Asking for it by name makes some brokers create it.
-    async fn metadata(&self, by_name: bool) -> Result<bool> {
+    /// The topic's partitions, if it is there and all have leaders. Asking for it by name makes some brokers create it.
+    async fn metadata(&self, by_name: bool) -> Result<Option<usize>> {
         let producer = Arc::clone(&self.producer);
         let topic = self.topic.clone();
         let answer = tokio::task::spawn_blocking(move || {
@@ -178,8 +184,9 @@ impl TopicProducer {
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             match found.and_then(|found| found.error()) {
                 Some(error) => Err(KafkaError::MetadataFetch(error.into())),
-                None => Ok(found.is_some_and(|found| {
-                    !found.partitions().is_empty() && found.partitions().iter().all(|part| part.leader() >= 0)
+                None => Ok(found.map(|found| found.partitions()).and_then(|parts| {
+                    let ready = !parts.is_empty() && parts.iter().all(|part| part.leader() >= 0);
+                    ready.then_some(parts.len())
                 })),
             }
         })
@@ -188,13 +195,14 @@ impl TopicProducer {
         match answer {
             Ok(found) => Ok(found),
             Err(error) => match error.rdkafka_error_code() {
-                Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::LeaderNotAvailable) => Ok(false),
+                Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::LeaderNotAvailable) => Ok(None),
                 _ => Err(self.explain(&error)),
             },
         }
     }
 
-    async fn create(&self, config: &ClientConfig, partitions: Option<i32>) -> Result<()> {
+    /// Returns how many partitions it has, which is another number where somebody else was faster.
+    async fn create(&self, config: &ClientConfig, partitions: Option<i32>) -> Result<usize> {
         let admin: AdminClient<DefaultClientContext> =
             config.create().map_err(|error| Error::internal("the Kafka admin client").source_error(error))?;
         let options = AdminOptions::new().request_timeout(Some(CREATE_TIMEOUT)).operation_timeout(Some(CREATE_TIMEOUT));
@@ -215,8 +223,8 @@ impl TopicProducer {
         let waited = Stopwatch::start();
         while waited.elapsed() < CREATE_TIMEOUT {
             // By name: where creating is not for us, a broker with auto-creation still does it.
-            if self.metadata(true).await? {
-                return Ok(());
+            if let Some(found) = self.metadata(true).await? {
+                return Ok(found);
             }
             clock::sleep(Duration::from_millis(100)).await;
             if let Some(error) = &refusal

@@ -1,6 +1,10 @@
 //! What a name in FROM stands for: a table that was created, a table or view of a job file, or a path.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -20,9 +24,10 @@ use super::{
 };
 use crate::{
     catalog::{
-        Connector, FileFormat, FileTable, Job, StartingOffsets, Subscription, Table, locate_error, parse_statements,
+        Connector, CsvOptions, FileFormat, FileTable, Job, StartingOffsets, Subscription, Table, locate_error,
+        parse_statements,
     },
-    error::{Error, Result, nearest},
+    error::{Error, ErrorKind, Result, nearest},
     session::plan_sql,
 };
 
@@ -35,6 +40,8 @@ type StateOf = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
 pub(super) struct QueryTables {
     created: MemorySchemaProvider,
     jobs: Vec<Job>,
+    /// The table that the current statement creates. DataFusion looks for it first, and must not find a path of that name.
+    creating: Mutex<Option<String>>,
     /// The session that this belongs to; weak inside, because the session owns this.
     state: StateOf,
 }
@@ -57,7 +64,17 @@ impl fmt::Debug for QueryTables {
 
 impl QueryTables {
     pub fn new(jobs: Vec<Job>, state: StateOf) -> Self {
-        Self { created: MemorySchemaProvider::new(), jobs, state }
+        Self { created: MemorySchemaProvider::new(), jobs, creating: Mutex::default(), state }
+    }
+
+    /// A statement begins, which creates a table of this name or none.
+    pub fn begin(&self, creates: Option<String>) {
+        *self.creating.lock().unwrap_or_else(PoisonError::into_inner) = creates;
+    }
+
+    fn is_being_created(&self, name: &str) -> bool {
+        let creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        creating.as_deref().is_some_and(|creating| creating.eq_ignore_ascii_case(name))
     }
 
     /// All of them, by name.
@@ -81,12 +98,12 @@ impl QueryTables {
     /// Whether `name` stands for something.
     ///
     /// # Errors
-    /// `Invalid`, as any wrong name in SQL: suggests the nearest.
+    /// `NotFound`, with the nearest name.
     pub fn check(&self, name: &str) -> Result<()> {
         if self.table_exist(name) || is_path(name) {
             return Ok(());
         }
-        let error = Error::invalid(format!("there is no table '{name}'"));
+        let error = Error::new(ErrorKind::NotFound, format!("there is no table '{name}'"));
         let names = self.table_names();
         Err(match nearest(name, names.iter().map(String::as_str)) {
             Some(near) => error.help(format!("did you mean {near}?")),
@@ -110,10 +127,11 @@ impl QueryTables {
                 return Ok(Some(Arc::new(ViewTable::new(plan, Some(view.select.to_string())))));
             }
         }
-        if !is_path(name) {
+        if !is_path(name) || self.is_being_created(name) {
             return Ok(None);
         }
-        let spec = FilesSpec { place: name.to_owned(), guess_csv: true, ..FilesSpec::default() };
+        let spec =
+            FilesSpec { place: name.to_owned(), guess_header: true, guess_delimiter: true, ..FilesSpec::default() };
         Ok(Some(Arc::new(FilesTable::open(&self.state()?, &spec).await?)))
     }
 
@@ -139,31 +157,23 @@ impl QueryTables {
     }
 
     async fn files_of(&self, job: &Job, table: &Table, file: &FileTable) -> Result<FilesSpec> {
-        let (csv, timestamp_format) = match &file.format {
-            FileFormat::Csv(csv) => (csv.clone(), csv.timestamp_format.as_ref().or(csv.date_format.as_ref())),
-            FileFormat::Json { timestamp_format } => (crate::catalog::CsvOptions::default(), timestamp_format.as_ref()),
-            FileFormat::Parquet => (crate::catalog::CsvOptions::default(), None),
+        let csv = match &file.format {
+            FileFormat::Csv(csv) => csv.clone(),
+            FileFormat::Json { timestamp_format } => {
+                CsvOptions { timestamp_format: timestamp_format.clone(), ..CsvOptions::default() }
+            }
+            FileFormat::Parquet => CsvOptions::default(),
         };
         let columns = match &file.format {
             _ if !table.columns.is_empty() => Some(table.schema()),
             FileFormat::Parquet => None,
             _ => self.columns_written(job, table).await,
         };
-        let is_time = |it: &arrow::datatypes::FieldRef| it.data_type().is_temporal();
-        if let (Some(pattern), Some(column)) =
-            (timestamp_format, columns.iter().flat_map(|c| c.fields()).find(|it| is_time(it)))
-        {
-            return Err(Error::unsupported(format!(
-                "column '{}' of table '{}' is written as '{pattern}', which queries do not parse",
-                column.name(),
-                table.name
-            ))
-            .help("declare the column as STRING in a table of its own, and use to_timestamp(column, pattern)"));
-        }
         Ok(FilesSpec {
             place: file.path.clone(),
             kind: Some(FileKind::of(&file.format)),
-            guess_csv: false,
+            guess_header: false,
+            guess_delimiter: false,
             csv,
             columns,
             partition_by: Some(file.partition_by.clone()),

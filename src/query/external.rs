@@ -14,15 +14,13 @@ use datafusion::{
 use super::{
     files::{FilesSpec, FilesTable},
     format::FileKind,
+    options::TextOption,
 };
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result};
 
 /// The words after STORED AS.
 pub(super) const FORMATS: [(&str, FileKind); 4] =
     [("CSV", FileKind::Csv), ("JSON", FileKind::Json), ("NDJSON", FileKind::Json), ("PARQUET", FileKind::Parquet)];
-
-const CSV_OPTIONS: [&str; 8] =
-    ["header", "has_header", "delimiter", "sep", "quote", "escape", "null_value", "nullValue"];
 
 /// Makes tables of one kind of file.
 #[derive(Debug)]
@@ -61,46 +59,34 @@ fn spec_of(kind: FileKind, statement: &CreateExternalTable) -> Result<FilesSpec>
     if !statement.table_partition_cols.is_empty() {
         spec.partition_by = Some(statement.table_partition_cols.clone());
     }
-    let has_header = apply_options(&mut spec, kind, &statement.options)?;
-    // With declared columns a header that is not announced would be an error at its first value, not a lost row.
-    spec.guess_csv = !has_header && spec.columns.is_none();
+    apply_options(&mut spec, kind, &statement.options)?;
     Ok(spec)
 }
 
-/// Returns whether the options say if there is a header.
-fn apply_options(spec: &mut FilesSpec, kind: FileKind, options: &HashMap<String, String>) -> Result<bool> {
-    let mut has_header = false;
+fn apply_options(spec: &mut FilesSpec, kind: FileKind, options: &HashMap<String, String>) -> Result<()> {
+    // With declared columns a header that is not announced would be an error at its first value, not a lost row.
+    (spec.guess_header, spec.guess_delimiter) = (spec.columns.is_none(), spec.columns.is_none());
     for (key, value) in options {
-        let name = key.strip_prefix("format.").unwrap_or(key);
-        let one_byte = || match value.as_bytes() {
-            [byte] => Ok(*byte),
-            _ if value == "\\t" => Ok(b'\t'),
-            _ => Err(Error::invalid(format!("option '{name}' is '{value}', which is not one ASCII character"))),
-        };
-        match name {
-            _ if kind != FileKind::Csv => {
-                return Err(Error::invalid(format!("there is no option '{name}' for this format")));
-            }
-            "header" | "has_header" => {
-                has_header = true;
-                spec.csv.header = value.parse().map_err(|_| {
-                    Error::invalid(format!("option '{name}' is '{value}', which is neither true nor false"))
-                })?;
-            }
-            "delimiter" | "sep" => spec.csv.delimiter = one_byte()?,
-            "quote" => spec.csv.quote = one_byte()?,
-            "escape" => spec.csv.escape = one_byte()?,
-            "null_value" | "nullvalue" | "nullValue" => spec.csv.null_value.clone_from(value),
-            _ => {
-                let error = Error::invalid(format!("there is no option '{name}'"));
-                return Err(match nearest(name, CSV_OPTIONS) {
-                    Some(near) => error.help(format!("did you mean '{near}'?")),
-                    None => error.help(format!("there are {}", CSV_OPTIONS.join(", "))),
-                });
+        let option = TextOption::parse(key, value, kind)?;
+        if matches!(option, TextOption::TimestampFormat(_) | TextOption::DateFormat(_)) && spec.columns.is_none() {
+            return Err(Error::invalid(format!("the option '{key}' is for declared columns"))
+                .help("declare them: CREATE EXTERNAL TABLE t (at TIMESTAMP, ...) STORED AS CSV ..."));
+        }
+        match option {
+            TextOption::Header(header) => (spec.csv.header, spec.guess_header) = (header, false),
+            TextOption::Delimiter(byte) => (spec.csv.delimiter, spec.guess_delimiter) = (byte, false),
+            TextOption::Quote(byte) => spec.csv.quote = byte,
+            TextOption::Escape(byte) => spec.csv.escape = byte,
+            TextOption::NullValue(text) => spec.csv.null_value = text,
+            TextOption::TimestampFormat(pattern) => spec.csv.timestamp_format = Some(pattern),
+            TextOption::DateFormat(pattern) => spec.csv.date_format = Some(pattern),
+            TextOption::Compression(_) => {
+                return Err(Error::invalid(format!("the option '{key}' is for writing"))
+                    .help("leave it out: the extension says how a file is compressed"));
             }
         }
     }
-    Ok(has_header)
+    Ok(())
 }
 
 #[derive(Debug)]

@@ -7,10 +7,7 @@ use datafusion::{error::DataFusionError, parquet::errors::ParquetError};
 use regex::Regex;
 
 use super::session::Script;
-use crate::{
-    catalog::{OFFSET_HELP, names_offset},
-    error::{Error, ErrorKind},
-};
+use crate::error::{Error, ErrorKind};
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -140,7 +137,11 @@ fn by_reference(error: &DataFusionError) -> Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(ours) = current.downcast_ref::<Error>() {
-            return Error::new(ours.kind(), ours.message());
+            let error = Error::new(ours.kind(), ours.message());
+            return match ours.advice() {
+                Some(advice) => error.help(advice),
+                None => error,
+            };
         }
         cause = current.source();
     }
@@ -155,10 +156,7 @@ fn from_parser(message: &str, script: Option<&Script>) -> Error {
     let Some(found) = PLACE.as_ref().and_then(|place| place.captures(text)) else { return Error::invalid(text) };
     let error = Error::invalid(format!("{}{}", &found[1], &found[4]));
     match (script, found[2].parse(), found[3].parse()) {
-        (Some(script), Ok(line), Ok(column)) => {
-            let error = if names_offset(&script.text) { error.help(OFFSET_HELP) } else { error };
-            error.at(script.place(line, column, 1))
-        }
+        (Some(script), Ok(line), Ok(column)) => error.at(script.place(line, column, 1)),
         _ => error,
     }
 }

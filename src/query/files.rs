@@ -30,6 +30,8 @@ use super::{
     format::{self, FileKind},
     listing::{self, Listing},
     partition, schema,
+    text_source::naming_files,
+    text_value::{self, TextValue},
 };
 use crate::{
     catalog::CsvOptions,
@@ -46,9 +48,12 @@ pub(super) struct FilesSpec {
     pub place: String,
     /// Absent: the extensions say it.
     pub kind: Option<FileKind>,
+    /// Of JSON files, the pattern of timestamps.
     pub csv: CsvOptions,
-    /// Find out whether CSV files have a header, and whether `.tsv` files have tabs.
-    pub guess_csv: bool,
+    /// Find out whether CSV files have a header.
+    pub guess_header: bool,
+    /// Find out what stands between the values of CSV files.
+    pub guess_delimiter: bool,
     /// Declared columns, partition columns among them. Absent: the files say them.
     pub columns: Option<SchemaRef>,
     /// Absent: the directories say them.
@@ -60,6 +65,10 @@ pub(super) struct FilesSpec {
 /// See the module's documentation.
 pub(super) struct FilesTable {
     schema: TableSchema,
+    /// What the files' reader takes the columns for.
+    stored: TableSchema,
+    /// What the reader cannot read, one entry for each column of the files.
+    values: Vec<Option<Arc<TextValue>>>,
     format: Option<Arc<dyn DfFileFormat>>,
     store_url: ObjectStoreUrl,
     files: Vec<(ObjectMeta, Vec<ScalarValue>)>,
@@ -101,11 +110,19 @@ impl FilesTable {
                 )));
             }
         };
-        let values = listing.files.iter().map(|file| partition::values(&file.path, &partition_fields));
-        let files = metas.into_iter().zip(values).map(|((_, meta), values)| Ok((meta, values?)));
+        let partitions = listing.files.iter().map(|file| partition::values(&file.path, &partition_fields));
+        let files = metas.into_iter().zip(partitions).map(|((_, meta), values)| Ok((meta, values?)));
         let files = files.collect::<Result<_>>()?;
-        let schema = TableSchema::builder(file_schema).with_table_partition_cols(partition_fields).build();
-        Ok(Self { schema, format: Some(format), store_url, files })
+        let values = match kind {
+            FileKind::Parquet => Vec::new(),
+            _ => text_value::of_columns(&file_schema, &spec.csv, &spec.place)?,
+        };
+        let stored = match kind {
+            FileKind::Parquet => Arc::clone(&file_schema),
+            _ => text_value::as_text(&file_schema, &values),
+        };
+        let table = |schema| TableSchema::builder(schema).with_table_partition_cols(partition_fields.clone()).build();
+        Ok(Self { schema: table(file_schema), stored: table(stored), values, format: Some(format), store_url, files })
     }
 
     fn empty(spec: &FilesSpec, store_url: ObjectStoreUrl) -> Result<Self> {
@@ -113,7 +130,8 @@ impl FilesTable {
             Error::new(ErrorKind::NotFound, format!("nothing has been written to {} yet", spec.place))
                 .help("run the job, or declare the columns of the table")
         })?;
-        Ok(Self { schema: columns.into(), format: None, store_url, files: Vec::new() })
+        let (schema, stored) = (Arc::clone(&columns).into(), columns.into());
+        Ok(Self { schema, stored, values: Vec::new(), format: None, store_url, files: Vec::new() })
     }
 
     /// The files that can hold rows which pass `filters` on the partition columns.
@@ -244,11 +262,10 @@ async fn read_schema(
         FileKind::Json => format::json(compression),
         FileKind::Csv => {
             let mut options = spec.csv.clone();
-            if spec.guess_csv {
-                let is_tsv = |(url, _): &schema::File| url.rsplit('/').next().is_some_and(|name| name.contains(".tsv"));
-                if files.iter().all(is_tsv) {
-                    options.delimiter = b'\t';
-                }
+            if spec.guess_delimiter {
+                options.delimiter = schema::csv_delimiter(state, store, &options, compression, files).await;
+            }
+            if spec.guess_header {
                 options.header = schema::csv_has_header(state, store, &options, compression, files).await?;
             }
             format::csv(&options, compression)
@@ -301,24 +318,30 @@ impl TableProvider for FilesTable {
             };
             return Ok(Arc::new(EmptyExec::new(schema)));
         };
-        let files = match format.get_ext().as_str() {
-            "parquet" if state.config().collect_statistics() => self.with_statistics(state, format, files).await?,
+        let is_parquet = format.get_ext() == "parquet";
+        let files = match is_parquet {
+            true if state.config().collect_statistics() => self.with_statistics(state, format, files).await?,
             _ => files,
         };
         let known = files.iter().filter_map(|file| file.statistics.as_deref());
         let statistics = match files.iter().all(|file| file.statistics.is_some()) {
-            true => Statistics::try_merge_iter(known, self.schema.table_schema())?,
-            false => Statistics::new_unknown(self.schema.table_schema()),
+            true => Statistics::try_merge_iter(known, self.stored.table_schema())?,
+            false => Statistics::new_unknown(self.stored.table_schema()),
         };
         let groups = FileGroup::new(files).split_files(state.config().target_partitions());
-        let source = format.file_source(self.schema.clone());
+        let source = format.file_source(self.stored.clone());
         let config = FileScanConfigBuilder::new(self.store_url.clone(), source)
             .with_file_groups(groups)
             .with_statistics(statistics)
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
-        format.create_physical_plan(state, config).await.map_err(as_ours)
+        let plan = format.create_physical_plan(state, config).await.map_err(as_ours)?;
+        if is_parquet {
+            return Ok(plan);
+        }
+        let columns = projection.cloned().unwrap_or_else(|| (0..self.schema().fields().len()).collect());
+        text_value::parsed(naming_files(plan, self.store_url.as_str()), &columns, &self.values)
     }
 }
 

@@ -26,7 +26,8 @@ pub(super) enum FileKind {
 }
 
 impl FileKind {
-    fn name(self) -> &'static str {
+    /// In lower case.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Csv => "csv",
             Self::Json => "json",
@@ -96,7 +97,9 @@ pub(super) fn one_kind(
     Ok(expected)
 }
 
-/// Reads CSV in the dialect of `options`, which is the one that our sink and Spark's write.
+/// Reads CSV in the dialect of `options`, which is the one that our sink and Spark's write, and quotes that are doubled.
+/// An empty value is null, quoted or not, as in Spark. `nullValue` is known here to what guesses types alone: the reader
+/// leaves it to `text_value.rs`.
 pub(super) fn csv(options: &CsvOptions, compression: CompressionTypeVariant) -> Arc<dyn DfFileFormat> {
     let null_regex = (!options.null_value.is_empty()).then(|| format!("^(?:{}|)$", regex::escape(&options.null_value)));
     Arc::new(CsvFormat::default().with_options(DfCsvOptions {
@@ -104,7 +107,7 @@ pub(super) fn csv(options: &CsvOptions, compression: CompressionTypeVariant) -> 
         delimiter: options.delimiter,
         quote: options.quote,
         escape: (options.escape != options.quote).then_some(options.escape),
-        double_quote: Some(options.escape == options.quote),
+        double_quote: Some(true),
         // A quoted value may hold a line break: cutting files at line breaks would tear it.
         newlines_in_values: Some(true),
         compression,

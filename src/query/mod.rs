@@ -3,20 +3,26 @@
 //! `session.rs` runs statements; `catalog.rs` resolves a name in FROM (a table of a job, a view, a path);
 //! `listing.rs` says which files of a place a reader may see; `partition.rs` reads Hive's `key=value` directories;
 //! `format.rs` turns file names and options into DataFusion's formats; `schema.rs` finds one schema for many files, or
-//! the file that does not fit; `files.rs` and `kafka_table.rs` are the tables; `external.rs` is CREATE EXTERNAL TABLE;
+//! the file that does not fit; `files.rs` and `kafka_table.rs` are the tables, `text_value.rs` and `text_source.rs` read
+//! what DataFusion cannot and name the file in an error; `external.rs` is CREATE EXTERNAL TABLE, `copy.rs` is COPY, `options.rs` has
+//! the options of both;
 //! `output.rs` writes results; `failure.rs` turns DataFusion's errors into ours.
 
 mod catalog;
+mod copy;
 mod external;
 mod failure;
 mod files;
 mod format;
 mod kafka_table;
 mod listing;
+mod options;
 mod output;
 mod partition;
 mod schema;
 mod session;
+mod text_source;
+mod text_value;
 
 pub use catalog::TableSummary;
 pub use listing::is_hidden;

@@ -18,6 +18,9 @@ use crate::{
 /// Footers read at the same time.
 const FOOTERS_AT_ONCE: usize = 16;
 
+/// What may stand between the values of a CSV file, most likely first.
+const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
+
 /// A file: its URL for messages, and what the store knows of it.
 pub(super) type File = (String, ObjectMeta);
 
@@ -60,6 +63,26 @@ pub(super) async fn of_text(
     format.infer_schema(state, store, &metas).await.map_err(|error| {
         failure::from_datafusion(error, None).context(format!("reading {first} and the files beside it"))
     })
+}
+
+/// What stands between the values of CSV files: a comma, unless the first rows have several columns, equally many in
+/// each, only with another of the usual characters.
+pub(super) async fn csv_delimiter(
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    options: &CsvOptions,
+    compression: CompressionTypeVariant,
+    files: &[File],
+) -> u8 {
+    for delimiter in DELIMITERS {
+        let format = format::csv(&CsvOptions { delimiter, header: true, ..options.clone() }, compression);
+        // Rows of different lengths are an error, so another character is right, or none is.
+        let schema = of_text(state, store, &format, &files[..files.len().min(1)]).await;
+        if schema.is_ok_and(|schema| schema.fields().len() > 1) {
+            return delimiter;
+        }
+    }
+    DELIMITERS[0]
 }
 
 /// Whether CSV files start with a header. Their first row is one if its types do not go on below it; where all

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use datafusion::{
+    error::DataFusionError,
     execution::SendableRecordBatchStream,
     prelude::SessionContext,
     sql::{
-        parser::{CopyToSource, Statement},
+        parser::{CopyToSource, CopyToStatement, Statement},
         sqlparser::ast::Statement as SqlStatement,
     },
 };
@@ -15,6 +16,7 @@ use futures::StreamExt;
 
 use super::{
     catalog::{QueryTables, TableSummary, bare},
+    copy,
     external::{ExternalTables, FORMATS},
     failure,
 };
@@ -136,9 +138,20 @@ impl QuerySession {
     ///
     /// # Errors
     /// `Invalid`, with the place where it is known; `NotFound`; those of the stores and of Kafka.
-    pub async fn run(&self, script: &Script, statement: Statement) -> Result<Rows> {
+    pub async fn run(&self, script: &Script, mut statement: Statement) -> Result<Rows> {
+        if let Some(copy) = copy_of(&mut statement) {
+            copy::translate(copy).map_err(|error| match script.find("OPTIONS") {
+                Some(place) => error.at(place),
+                None => error,
+            })?;
+        }
         self.check(script, &statement).await?;
         let explained = |error| failure::from_datafusion(error, Some(script));
+        let created = match &statement {
+            Statement::CreateExternalTable(create) => Some(create.name.to_string()),
+            _ => None,
+        };
+        self.tables.begin(created);
         let plan = plan_statement(&self.context.state(), statement).await.map_err(explained)?;
         let frame = self.context.execute_logical_plan(plan).await.map_err(explained)?;
         let stream = frame.execute_stream().await.map_err(explained)?;
@@ -171,7 +184,8 @@ impl QuerySession {
                 return Ok(());
             }
             Statement::CopyTo(copy) => {
-                self.check_target(&copy.target).await?;
+                Store::open(&copy.target).await?.register(&self.context)?;
+                copy::check_target(&copy.target).await?;
                 if matches!(copy.source, CopyToSource::Relation(_)) {
                     return Ok(());
                 }
@@ -199,21 +213,14 @@ impl QuerySession {
         }
         Ok(())
     }
+}
 
-    /// A file beside those of a commit log would be seen by no reader of the log.
-    async fn check_target(&self, target: &str) -> Result<()> {
-        let store = Store::open(target).await?;
-        store.register(&self.context)?;
-        let parent = store.url().rsplit_once('/').map_or("", |(parent, _)| parent);
-        for directory in [target, parent].into_iter().filter(|it| !it.is_empty() && !it.ends_with(":/")) {
-            if !Store::open(directory).await?.list("_spark_metadata").await?.is_empty() {
-                return Err(Error::invalid(format!(
-                    "{directory} is the output of a streaming job: its log would not know these files"
-                ))
-                .help("copy to another directory"));
-            }
-        }
-        Ok(())
+/// The COPY that a statement is, or explains.
+fn copy_of(statement: &mut Statement) -> Option<&mut CopyToStatement> {
+    match statement {
+        Statement::CopyTo(copy) => Some(copy),
+        Statement::Explain(explain) => copy_of(&mut explain.statement),
+        _ => None,
     }
 }
 
@@ -247,5 +254,30 @@ impl Rows {
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         let next = self.stream.next().await.transpose();
         next.map_err(|error| failure::from_datafusion(error, Some(&self.script)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_column_offset_needs_no_quotes() {
+        let limits = SessionLimits { memory_bytes: MEMORY_BYTES_MIN, partitions: 1 };
+        let session = QuerySession::new(Vec::new(), limits).unwrap();
+        let parsed = |text: &str| {
+            let statements = session.parse(&Script::command_line(text)).unwrap();
+            statements.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for (plain, quoted) in [
+            ("SELECT topic, partition, OFFSET FROM t", "SELECT topic, partition, \"offset\" FROM t"),
+            ("SELECT a, /* c */ offset, b FROM t", "SELECT a, \"offset\", b FROM t"),
+        ] {
+            assert_eq!(parsed(plain), parsed(quoted));
+        }
+        let paged = "SELECT offset, a FROM t ORDER BY a LIMIT 5 OFFSET 2";
+        assert_eq!(parsed(paged), [paged]);
+        let error = session.parse(&Script::command_line("SELCT a, offset FROM t")).unwrap_err();
+        assert!(error.place().is_some(), "{error}");
     }
 }

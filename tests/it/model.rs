@@ -118,7 +118,9 @@ fn trains_reports_and_predicts_from_parquet() {
     let actual = batches[0].column_by_name("sell_price").unwrap().as_primitive::<Float64Type>().values();
     assert!(errors.zip(actual).all(|(prediction, actual)| (prediction - actual).abs() < 2_200.0));
     let (code, err) = fails(here, &["predict", "prices.parquet", "--model", "sell_price", "--output", "out.parquet"]);
-    assert!(code == 1 && err.contains("out.parquet is there already"), "{err}");
+    assert!(code == 1 && err.contains("out.parquet is there already") && err.contains("--overwrite"), "{err}");
+    let again = ["predict", "prices.parquet", "--model", "sell_price", "--output", "out.parquet", "--overwrite"];
+    succeeds(here, &again);
 
     let (lines, _) = succeeds(
         here,
@@ -172,9 +174,15 @@ fn says_what_is_wrong() {
     let says = |(code, err): (i32, String), wanted_code: i32, wanted: &str| {
         assert!(code == wanted_code && err.contains(wanted), "{code}: {err}\nnot {wanted}");
     };
-    says(train("price.parquet", "sell_price", "volume"), 1, "there is no file to read at price.parquet");
+    says(train("price.parquet", "sell_price", "volume"), 2, "there is no file to read at price.parquet");
     says(train("prices.parquet", "sell_pric", "volume"), 2, "did you mean 'sell_price'?");
     says(train("prices.parquet", "sell_price", "volume,,volatility"), 2, "empty name");
+    says(train("prices.parquet", "sell_price", "volume,volume"), 2, "the feature 'volume' is given twice");
+    says(
+        train("prices.parquet", "sell_price", "volume,sell_price"),
+        2,
+        "the target 'sell_price' is also a feature\nhelp: leave it out of --features",
+    );
     says(train("SELECT * FROM nowhere", "sell_price", "volume"), 2, "nowhere");
     says(
         train("SELECT volume, volume * 2 AS v, sell_price FROM 'prices.parquet'", "sell_price", "volume,v"),
@@ -188,7 +196,7 @@ fn says_what_is_wrong() {
     );
     says(fails(here, &[&TRAIN[..], &["--test-fraction", "1.5"]].concat()), 2, "between 0 and 1");
     says(fails(here, &[&TRAIN[..], &["--model", "../escape"]].concat()), 2, "cannot be a model's name");
-    says(fails(here, &["predict", "prices.parquet", "--model", "absent"]), 1, "there is no model 'absent' in models");
+    says(fails(here, &["predict", "prices.parquet", "--model", "absent"]), 2, "there is no model 'absent' in models");
     assert!(!here.join("models").exists());
 
     succeeds(here, &TRAIN);

@@ -77,6 +77,23 @@ fn a_failed_query_leaves_no_output() {
 }
 
 #[test]
+fn an_output_replaces_a_file_only_when_asked_to() {
+    let directory = directory_with(&[("out.csv", "mine\n")]);
+    let at = directory.path();
+    let kept = || fs::read_to_string(at.join("out.csv")).unwrap();
+    let (code, message) = failure_in(at, &["-o", "out.csv", "SELECT 1 AS x"]);
+    assert!(code == 1 && message.contains("the output out.csv is there already"), "{message}");
+    assert!(message.contains("--overwrite") && kept() == "mine\n", "{message}");
+    failure_in(at, &["-o", "out.csv", "--overwrite", "SELECT 1/0 AS x"]);
+    assert_eq!(kept(), "mine\n", "a query that fails replaces nothing");
+    rows_in(at, &["-o", "out.csv", "--overwrite", "SELECT 1 AS x"]);
+    assert_eq!(kept(), "x\n1\n");
+    assert_eq!(fs::read_dir(at).unwrap().count(), 1);
+    let (code, message) = failure_in(at, &["-o", ".", "--overwrite", "SELECT 1"]);
+    assert!(code == 2 && message.contains("is a directory"), "{message}");
+}
+
+#[test]
 fn hidden_and_unfinished_files_are_not_read() {
     let directory = directory_with(&[
         ("t/a.json", "{\"x\":1}\n"),
@@ -172,6 +189,136 @@ fn csv_in_sparks_dialect_with_declared_columns() {
 }
 
 #[test]
+fn times_are_read_back_by_the_pattern_that_wrote_them() {
+    let directory = directory_with(&[
+        ("c/part-0.csv", "2 Jan 2024 03:04:05 PM,31/12/23,1\n,,2\n"),
+        ("j/part-0.json", "{\"at\":\"2 Jan 2024 03:04:05 PM\",\"id\":1}\n{\"id\":2}\n"),
+        ("bad/part-0.csv", "2 Jan 2024 03:04:05 PM,31/12/23,1\n2024-01-02,31/12/23,1\n"),
+    ]);
+    let at = directory.path();
+    let pattern = "timestampFormat = 'd MMM yyyy hh:mm:ss a'";
+    let table = |name: &str, format: &str, columns: &str, more: &str| {
+        let with = format!("WITH (connector = 'file', path = '{name}', format = '{format}', {pattern}{more});\n");
+        format!("CREATE TABLE {name} ({columns}) {with}")
+    };
+    let csv = "at TIMESTAMP, day DATE, id BIGINT";
+    let date = ", dateFormat = 'dd/MM/yy'";
+    let job = table("c", "csv", csv, date) + &table("bad", "csv", csv, date);
+    let job = job + &table("j", "json", "at TIMESTAMP, id BIGINT", "");
+    fs::write(at.join("job.sql"), job).unwrap();
+    let rows = |sql: &str| rows_in(at, &["-j", "job.sql", "--format", "csv", sql]);
+    assert_eq!(rows("SELECT id, day, at FROM c ORDER BY id"), "id,day,at\n1,2023-12-31,2024-01-02T15:04:05\n2,,\n");
+    assert_eq!(rows("SELECT id FROM c WHERE at > TIMESTAMP '2024-01-01' AND day < DATE '2024-01-01'"), "id\n1\n");
+    assert_eq!(rows("SELECT at + INTERVAL '1 hour' AS at FROM j WHERE id = 1"), "at\n2024-01-02T16:04:05\n");
+    assert_eq!(rows("SELECT count(*) AS n FROM bad"), "n\n2\n");
+    let (code, message) = failure_in(at, &["-j", "job.sql", "SELECT at FROM bad"]);
+    assert!(code == 1 && message.contains("bad/part-0.csv: column 'at' is '2024-01-02', which is not"), "{message}");
+    let external = "CREATE EXTERNAL TABLE e (at TIMESTAMP, day DATE, id BIGINT) STORED AS CSV LOCATION 'c/' \
+                    OPTIONS ('timestampFormat' 'd MMM yyyy hh:mm:ss a', 'dateFormat' 'dd/MM/yy'); \
+                    SELECT max(at) AS at, max(day) AS day FROM e";
+    assert_eq!(csv_in(at, external), "at,day\n2024-01-02T15:04:05,2023-12-31\n");
+    fs::write(at.join("job.sql"), table("c", "csv", "id BIGINT", "")).unwrap();
+    let (code, message) = failure_in(at, &["-j", "job.sql", "SELECT * FROM c"]);
+    assert!(code == 2 && message.contains("no column of the table is a TIMESTAMP"), "{message}");
+    assert!(message.contains("job.sql:1:"), "{message}");
+}
+
+#[test]
+fn the_word_for_null_is_null() {
+    let directory = directory_with(&[("t/part-0.csv", "1,x,NULL,-\n2,NULL,5,2024\n3,\"\",,NULL\n")]);
+    let at = directory.path();
+    let job = "CREATE TABLE t (id BIGINT, s STRING, n BIGINT, at TIMESTAMP) WITH (connector = 'file', path = 't', \
+               format = 'csv', nullValue = 'NULL', timestampFormat = 'yyyy');";
+    fs::write(at.join("job.sql"), job).unwrap();
+    let rows = |sql: &str| rows_in(at, &["-j", "job.sql", "--format", "csv", sql]);
+    assert_eq!(rows("SELECT id, s, n FROM t ORDER BY id"), "id,s,n\n1,x,\n2,,5\n3,,\n");
+    assert_eq!(rows("SELECT id FROM t WHERE s IS NULL ORDER BY id"), "id\n2\n3\n");
+    assert_eq!(rows("SELECT count(n) AS n FROM t"), "n\n1\n");
+    let (code, message) = failure_in(at, &["-j", "job.sql", "SELECT at FROM t"]);
+    assert!(code == 1 && message.contains("t/part-0.csv: column 'at' is '-'"), "{message}");
+    let external = "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 't/' OPTIONS (nullValue 'NULL', header false); \
+                    SELECT sum(column_3) AS s FROM t";
+    assert_eq!(csv_in(at, external), "s\n5\n");
+}
+
+#[test]
+fn a_path_with_another_separator_is_read_with_it() {
+    let directory = directory_with(&[
+        ("semicolon.csv", "name;price\na;1,5\nb;2,5\n"),
+        ("tab.csv", "1\ta,b\n2\tc\n"),
+        ("pipe.csv", "x|y\n1|2\n"),
+        ("one.csv", "text\na;b\nc\n"),
+        ("quoted.csv", "id,text\n1,\"say \"\"hi\"\"; bye\"\n"),
+    ]);
+    let at = directory.path();
+    assert_eq!(csv_in(at, "SELECT name, price FROM 'semicolon.csv' LIMIT 1"), "name,price\na,\"1,5\"\n");
+    assert_eq!(csv_in(at, "SELECT sum(column_1) AS s FROM 'tab.csv'"), "s\n3\n");
+    assert_eq!(csv_in(at, "SELECT x + y AS s FROM 'pipe.csv'"), "s\n3\n");
+    assert_eq!(csv_in(at, "SELECT text FROM 'one.csv'"), "text\na;b\nc\n");
+    assert_eq!(
+        rows_in(at, &["--format", "ndjson", "SELECT text FROM 'quoted.csv'"]),
+        "{\"text\":\"say \\\"hi\\\"; bye\"}\n"
+    );
+}
+
+#[test]
+fn a_value_that_cannot_be_read_is_named_with_its_file() {
+    let directory = directory_with(&[
+        ("t/a.csv", "1,2\n"),
+        ("t/b.csv", "1,2\n3,four\n"),
+        ("j/a.json", "{\"x\":1}\n"),
+        ("j/b.json", "{\"x\":1}\n{\"x\":\n"),
+    ]);
+    let at = directory.path();
+    let table = "CREATE EXTERNAL TABLE t (x BIGINT, y BIGINT) STORED AS CSV LOCATION 't/'; SELECT sum(y) FROM t";
+    let (code, message) = failure_in(at, &[table]);
+    assert!(code == 1 && message.contains("t/b.csv: ") && message.contains("line 2"), "{message}");
+    assert!(message.contains("'four'") && message.contains("column 'y'") && message.contains("VARCHAR"), "{message}");
+    let table = "CREATE EXTERNAL TABLE j (x BIGINT) STORED AS JSON LOCATION 'j/'; SELECT sum(x) FROM j";
+    let (code, message) = failure_in(at, &[table]);
+    assert!(code == 1 && message.contains("j/b.json: "), "{message}");
+}
+
+#[test]
+fn copy_takes_sparks_options_and_overwrites_nothing() {
+    let directory = directory_with(&[("in.csv", "id,name\n1,\n2,\"a;b\"\n"), ("there.csv", "mine\n")]);
+    let at = directory.path();
+    let copy = |to: &str, options: &str| format!("COPY (SELECT * FROM 'in.csv' ORDER BY id) TO '{to}' {options}");
+    let text = |name: &str| fs::read_to_string(at.join(name)).unwrap();
+    rows_in(at, &[&copy("a.csv", "OPTIONS (header false, sep ';', nullValue 'NULL')")]);
+    assert_eq!(text("a.csv"), "1;NULL\n2;\"a;b\"\n");
+    let time = "COPY (SELECT TIMESTAMP '2024-01-02T03:04:05.678' AS at) TO 'time.csv' \
+                OPTIONS ('timestampFormat' 'dd.MM.yyyy HH:mm:ss.SSS', 'header' 'false')";
+    rows_in(at, &[time]);
+    assert_eq!(text("time.csv"), "02.01.2024 03:04:05.678\n");
+    rows_in(at, &[&copy("b.csv.gz", "OPTIONS (delimiter '\\t')")]);
+    assert_eq!(csv_in(at, "SELECT sum(id) AS s FROM 'b.csv.gz'"), "s\n3\n");
+    rows_in(at, &[&copy("c.parquet", "OPTIONS (compression 'zstd')")]);
+    assert_eq!(csv_in(at, "SELECT count(name) AS n FROM 'c.parquet'"), "n\n1\n");
+    for (sql, code, words) in [
+        (
+            copy("d.csv", "OPTIONS (hedder true)"),
+            2,
+            &["csv files have no option 'hedder'", "did you mean 'header'?", ":1:"][..],
+        ),
+        (copy("d.parquet", "OPTIONS (sep ';')"), 2, &["parquet files have no option 'sep'", "format."]),
+        (copy("d.csv", "OPTIONS (compression 'gzip')"), 2, &["does not fit the name d.csv"]),
+        (copy("d.parquet", "OPTIONS (compression 'fast')"), 2, &["snappy"]),
+        (copy("d.json", "OPTIONS (timestampFormat 'yyyy')"), 2, &["to_char"]),
+        (copy("d.csv", "OPTIONS (timestampFormat 'HH:mm XXX')"), 2, &["XXX", "to_char"]),
+        (copy("d", ""), 2, &["STORED AS"]),
+        (copy("there.csv", ""), 1, &["there.csv is there already", "COPY overwrites nothing"]),
+    ] {
+        let (found, message) = failure_in(at, &[&sql]);
+        assert_eq!(found, code, "{sql}: {message}");
+        for word in words {
+            assert!(message.contains(word), "{sql}: {word} is not in: {message}");
+        }
+    }
+    assert_eq!(text("there.csv"), "mine\n");
+}
+
+#[test]
 fn compressed_files_are_read_by_their_names() {
     let directory = directory_with(&[("in.csv", "id\n1\n2\n")]);
     let at = directory.path();
@@ -195,9 +342,9 @@ fn wrong_sql_is_explained_at_its_place() {
         (&["SELECT 1;\nSELCT 2"][..], 2, &["SELCT", "<command line>:2:1"][..]),
         (&["SELECT pirce FROM 'prices.csv'"], 2, &["pirce", "price", "<command line>:1:8"]),
         (&["-j", "job.sql", "SELECT * FROM pricse"], 2, &["'pricse'", "did you mean prices?", ":1:15"]),
-        (&["SELECT * FROM 'no/such/*.csv'"], 1, &["no/such/*.csv"]),
-        (&["-j", "job.sql", "SELECT * FROM prices"], 1, &["nothing has been written to p"]),
-        (&["-f", "missing.sql"], 1, &["missing.sql"]),
+        (&["SELECT * FROM 'no/such/*.csv'"], 2, &["no/such/*.csv"]),
+        (&["-j", "job.sql", "SELECT * FROM prices"], 2, &["nothing has been written to p"]),
+        (&["-f", "missing.sql"], 2, &["missing.sql"]),
         (&["INSERT INTO 'prices.csv' SELECT 1, 2"], 2, &["INSERT", "tidemill stream"]),
         (&["SELECT * FROM 'gopher://h/x'"], 2, &["gopher"]),
         (
@@ -260,7 +407,31 @@ fn hdfs_is_read_and_written() {
         assert_eq!(csv_in(at.path(), &sql), "p,s\n0,30\n1,25\n", "{place}");
     }
     let (code, message) = failure_in(at.path(), &[&format!("SELECT * FROM '{root}/none'")]);
-    assert!(code == 1 && message.contains("none"), "{message}");
+    assert!(code == 2 && message.contains("none"), "{message}");
+}
+
+#[test]
+fn what_a_job_writes_by_a_pattern_is_read_by_it() {
+    for (format, zone) in [("csv", ""), ("json", " [XXX]")] {
+        let sink = format!("format = '{format}', timestampFormat = 'EEE d MMM yyyy HH:mm:ss.SSSSSS{zone}'");
+        let select = "SELECT id, to_timestamp_micros(id * 1000000000001) AS at FROM prices";
+        let job = TestJob::new(None, &JobText { sink: &sink, select, ..JobText::default() });
+        send(&job.topic, 0, &prices(0..2_000).0);
+        job.run();
+        let (at, file) = (job.directory.path(), job.file.to_str().unwrap());
+        let sql = "SELECT count(*) AS n FROM stored WHERE at = to_timestamp_micros(id * 1000000000001)";
+        assert_eq!(rows_in(at, &["-j", file, "--format", "csv", sql]), "n\n2000\n", "{format}");
+        // A column of Kafka's own whose name is a keyword.
+        let ours = format!(
+            "CREATE TABLE raw WITH (connector = 'kafka', 'kafka.bootstrap.servers' = '{}', subscribe = '{}', format = 'raw');",
+            crate::support::kafka(),
+            job.topic
+        );
+        fs::write(at.join("raw.sql"), ours).unwrap();
+        let sql = "SELECT topic, partition, offset FROM raw ORDER BY offset DESC LIMIT 1";
+        let rows = rows_in(at, &["-j", "raw.sql", "--format", "csv", sql]);
+        assert_eq!(rows, format!("topic,partition,offset\n{},0,1999\n", job.topic));
+    }
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn refuses_what_it_cannot_give() {
     refused(&[column("corrupt", DataType::Int64)], &named, "must be a STRING");
     let csv = |options| options_of(PayloadFormat::Csv(options));
     refused(&[], &csv(CsvOptions { header: true, ..CsvOptions::default() }), "header");
-    refused(&[], &csv(CsvOptions { date_format: Some("dd MMM".to_owned()), ..CsvOptions::default() }), "dateFormat");
+    refused(&[], &csv(CsvOptions { date_format: Some("dd QQ".to_owned()), ..CsvOptions::default() }), "dateFormat");
     refused(&[column("l", levels())], &csv(CsvOptions::default()), "column l");
 }
 

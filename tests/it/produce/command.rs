@@ -87,6 +87,12 @@ fn wrong_arguments_are_explained() {
         (&["binance", "--print", "--stream", "trade", "--event-time"], "--event-time"),
         (&["binance", "--print", "--base-url", "api.binance.com"], "is no address"),
         (&["klines", "--print", "--interval-candle", "7m"], "1s 1m 3m"),
+        (&["simulate", "--print", "--symbol", ""], "a symbol is empty"),
+        (&["binance", "--print", "--symbol", "BTCUSDT,,ETHUSDT"], "a symbol is empty"),
+        (
+            &["simulate", "--brokers", "a:1", "--kafka", "bootstrap.servers=b:2"],
+            "--kafka bootstrap.servers=b:2 contradicts the brokers a:1",
+        ),
         (&["simulate", "--kafka", "secret"], "KEY=VALUE"),
         (&["simulate", "--kafka", "linger.mss=5", "--count", "1"], "linger.mss"),
     ] {
@@ -175,6 +181,32 @@ fn a_record_that_is_too_large_is_an_error() {
     assert_eq!(finished.status.code(), Some(2), "{error}");
     assert!(error.contains("too large") && error.contains("message.max.bytes"), "{error}");
     assert_eq!(consume(&topic).len(), 1, "what came before it is there");
+}
+
+#[test]
+fn partitions_that_a_topic_does_not_have_are_an_error() {
+    let topic = support::unique("produce-partitions");
+    let produced = |partitions: &str| {
+        let brokers = support::kafka();
+        let finished = produce(&[
+            "simulate",
+            "--kafka",
+            &format!("bootstrap.servers={brokers}"),
+            "--topic",
+            &topic,
+            "--count",
+            "1",
+            "--partitions",
+            partitions,
+        ]);
+        (finished.status.code(), text(&finished.stderr))
+    };
+    assert_eq!(produced("2").0, Some(0));
+    assert_eq!(produced("2").0, Some(0), "the same number is no contradiction");
+    let (code, error) = produced("3");
+    assert!(code == Some(2) && error.contains(&format!("'{topic}' has 2 partitions, not the 3")), "{error}");
+    assert!(error.contains("--partitions"), "{error}");
+    assert_eq!(consume(&topic).len(), 2);
 }
 
 /// The broker refuses what the client took: the topic's own limit is lower.

@@ -52,17 +52,16 @@ async fn json_lines_arrive_byte_for_byte_with_their_keys() {
         r#"{"price": 2, "symbol": "E\u0054H", "nested": {"symbol": "no"}, "list": [1, {"symbol": 2}]}"#,
         r#"{"price": 3, "symbol": null}"#,
         r#"{"price": 4, "symbol": 77}"#,
-        r#"{"price": 5}"#,
     ];
-    fs::write(&file, format!("{}\r\n{}\n\n{}\n{}\n{}", lines[0], lines[1], lines[2], lines[3], lines[4])).unwrap();
+    fs::write(&file, format!("{}\r\n{}\n\n{}\n{}", lines[0], lines[1], lines[2], lines[3])).unwrap();
     let topic = support::unique("produce-replay");
     let mut output = topic_output(&topic, 1, 100).await.unwrap();
     let options = ReplayOptions { key_column: Some("symbol".into()), ..options(&file) };
     replay::run(&options, &mut output).await.unwrap();
     let (report, outcome) = output.finish().await;
     outcome.unwrap();
-    assert_eq!(report.totals.delivered, 5);
-    let keys = [Some("BTCUSDT"), Some("ETH"), None, Some("77"), None];
+    assert_eq!(report.totals.delivered, 4);
+    let keys = [Some("BTCUSDT"), Some("ETH"), None, Some("77")];
     for ((_, key, value), (line, expected)) in consume(&topic).into_iter().zip(lines.iter().zip(keys)) {
         assert_eq!(value, line.as_bytes());
         assert_eq!(key.as_deref(), expected.map(str::as_bytes));
@@ -88,6 +87,21 @@ async fn a_bad_line_is_named_and_the_good_ones_before_it_are_sent() {
     let timed = ReplayOptions { time_column: Some("t".into()), timing: Timing::Recorded(1.0), ..options(&csv) };
     let (error, _) = refused(&timed).await;
     assert!(error.message().contains("row 2") && error.message().contains("'soon'"), "{error}");
+}
+
+#[tokio::test]
+async fn a_record_without_the_key_or_the_time_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("prices.jsonl");
+    fs::write(&file, "{\"s\": \"A\", \"t\": null}\n{\"s\": null}\n{\"t\": 1, \"x\": {\"s\": 1}}\n").unwrap();
+    let keyed = ReplayOptions { key_column: Some("s".into()), ..options(&file) };
+    let (error, lines) = refused(&keyed).await;
+    assert!(error.to_string().contains("prices.jsonl, line 3: the record has no field 's'"), "{error}");
+    assert!(error.to_string().contains("--key-column") && lines.len() == 2, "{error} {lines:?}");
+    let timed = ReplayOptions { time_column: Some("t".into()), timing: Timing::Recorded(1.0), ..options(&file) };
+    let (error, lines) = refused(&timed).await;
+    assert!(error.to_string().contains("line 2: the record has no field 't'"), "{error}");
+    assert!(error.to_string().contains("--time-column") && lines.len() == 1, "{error}");
 }
 
 #[tokio::test]
