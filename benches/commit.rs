@@ -33,6 +33,7 @@ pub fn run() {
                 late: Vec::new(),
                 late_url: String::new(),
                 state: None,
+                earlier_dead_letter_urls: Vec::new(),
                 ledger,
                 totals: ledger,
                 counted_from: "{}".into(),

@@ -144,7 +144,7 @@ mod tests {
             idle_timeout: Duration::from_secs(30),
             advances_when_idle,
             max_future_skew: Duration::from_secs(300),
-            place: Place::default(),
+            place: Place { file: String::new(), line: 1, column: 1, text: String::new(), width: 1 },
         }
     }
 

@@ -86,6 +86,7 @@ mod tests {
             sink: "file:///o".into(),
             columns: columns(&["x", "y"]),
             select: "SELECT x, y FROM a".into(),
+            state: Vec::new(),
         };
         let with = |names: &[&str]| Fingerprint { columns: columns(names), ..old.clone() };
         assert!(Fingerprint { select: "other".into(), ..old.clone() }.check(&old).is_ok());

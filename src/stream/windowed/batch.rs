@@ -1,17 +1,18 @@
 //! One batch of a query with windows: source -> decode -> partial aggregates -> state -> closed windows -> output.
 
+use futures::StreamExt;
 use tokio::sync::mpsc::channel;
 
 use super::run::{QueryState, Watermarks};
 use crate::{
-    checkpoint::Ledger,
+    checkpoint::{Ledger, StateCounts},
     error::{Error, Result},
     fault::crash_point,
-    sink::file::FileSink,
+    sink::{StagedFile, file::FileSink},
     stream::{
         batch::{BatchResult, BatchWork, write_dead_letters},
-        output::Output,
-        plan::QueryPlan,
+        output::{BatchWriter, Output},
+        plan::{QueryPlan, WindowedPlan},
         reader::{self, EventTimes, Reader},
     },
 };
@@ -49,18 +50,17 @@ pub async fn run_batch(
     let (reading, queues) = reader::start(reader, &plan.source, decoded, work.ranges, Some(times))?;
     windowed.feed(queues.rows);
     drop(queues.more_dead_letters);
-    let run = async {
-        let mut writer = output.begin(work.batch, work.owner).await?;
-        let ran = state.run(&windowed.planned, watermarks, work.owner, &mut writer).await;
+    let running = async {
+        let writer = output.begin(work.batch, work.owner).await?;
+        let ran = run(&windowed, state, watermarks, work.owner, writer).await;
         // A reading thread whose rows nobody takes would wait for ever, and so would the writer of the late rows.
         drop(windowed.unread());
         windowed.planned.late.close();
-        let (written, counts) = ran?;
-        Ok::<_, Error>((writer.finish().await?, written, counts))
+        ran
     };
     let dead = write_dead_letters(aside.dead_letters, queues.dead_letters, work.owner);
     let late = write_dead_letters(aside.late, late_out, work.owner);
-    let (ran, dead_letters, late) = tokio::join!(run, dead, late);
+    let (ran, dead_letters, late) = tokio::join!(running, dead, late);
     let counts = reading.end(reader).await?;
     let (dead_letters, late) = (dead_letters?, late?);
     let (files, written, state_counts) = ran?;
@@ -73,6 +73,25 @@ pub async fn run_batch(
     let summary = counts.summary;
     let ledger = Ledger::of_stateful(summary.records, summary.gaps, counts.bad, state_counts, written);
     Ok(BatchResult { files, dead_letters, late, state: Some(place), ledger })
+}
+
+async fn run(
+    windowed: &WindowedPlan,
+    state: &mut QueryState,
+    watermarks: Watermarks,
+    owner: &str,
+    mut writer: BatchWriter<'_>,
+) -> Result<(Vec<StagedFile>, u64, StateCounts)> {
+    let planned = &windowed.planned;
+    let absorbed = state.absorb(planned, watermarks, owner).await?;
+    let (mut rows, mut written) = (planned.rest()?, 0);
+    while let Some(batch) = rows.next().await {
+        let batch = batch?;
+        written += batch.num_rows() as u64;
+        writer.write(&batch).await?;
+    }
+    let counts = state.settle(planned, absorbed).await?;
+    Ok((writer.finish().await?, written, counts))
 }
 
 /// Where the event time is among the decoded columns.

@@ -17,3 +17,6 @@ pub use open::Windows;
 pub use planner::{PlannedStages, plan};
 pub use run::Watermarks;
 pub use stages::{Stages, check, needs_state, split};
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use datafusion::{
     physical_plan::{
         ExecutionPlan, SendableRecordBatchStream,
         aggregates::{AggregateExec, AggregateMode},
+        execute_stream,
         stream::RecordBatchStreamAdapter,
         streaming::{PartitionStream, StreamingTableExec},
     },
@@ -51,10 +52,19 @@ pub struct PlannedOperator {
 #[derive(Debug)]
 pub struct PlannedStages {
     pub operators: Vec<PlannedOperator>,
-    /// Gives the rows that the query writes.
-    pub rest: Arc<dyn ExecutionPlan>,
+    rest: Arc<dyn ExecutionPlan>,
     pub task: Arc<TaskContext>,
     pub late: Arc<LateRows>,
+}
+
+impl PlannedStages {
+    /// The rows that the query writes.
+    ///
+    /// # Errors
+    /// DataFusion's.
+    pub fn rest(&self) -> Result<SendableRecordBatchStream> {
+        Ok(execute_stream(Arc::clone(&self.rest), Arc::clone(&self.task))?)
+    }
 }
 
 /// Plans `stages` for a batch.

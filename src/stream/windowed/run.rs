@@ -1,6 +1,12 @@
 //! One batch of a query with windows: new rows into the state, closed windows out of it.
 
-use std::{collections::BTreeSet, sync::atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use arrow::array::RecordBatch;
 use datafusion::physical_plan::execute_stream;
@@ -16,7 +22,6 @@ use crate::{
     event_time::{NO_WATERMARK_MS, WatermarkTracker},
     state::{FILE_BYTES, Manifest, OperatorState, StateRef, StateScan},
     store::Store,
-    stream::output::BatchWriter,
 };
 
 /// A batch that leaves more files of state than this makes fewer of them.
@@ -60,6 +65,16 @@ fn stage_us(watermark_ms: i64, index: usize) -> i64 {
     }
     let delay_us = i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(STAGE_DELAY_US);
     watermark_ms.saturating_mul(1_000).saturating_sub(delay_us)
+}
+
+/// A batch between its two halves.
+#[derive(Debug)]
+pub struct Absorbed {
+    /// Rows that went into the first operator's state.
+    held: u64,
+    released: Arc<AtomicU64>,
+    watermarks: Watermarks,
+    files: FileNames,
 }
 
 impl QueryState {
@@ -115,49 +130,48 @@ impl QueryState {
         Ok(false)
     }
 
-    /// Runs the plans of a batch; its records come out of the first one's scan. Returns the rows that were written, and
-    /// what the state did. The state is that of after the batch then, with its files in the checkpoint.
+    /// Takes the records of a batch in, which come out of the first plan's scan. After that `rest` gives the rows of the
+    /// windows that close.
     ///
     /// # Errors
-    /// The plan's, the store's, the sink's; the state must not be used any more.
-    pub async fn run(
+    /// The plan's, the store's; the state must not be used any more.
+    pub async fn absorb(
         &mut self,
         planned: &PlannedStages,
         watermarks: Watermarks,
         owner: &str,
-        writer: &mut BatchWriter<'_>,
-    ) -> Result<(u64, StateCounts)> {
-        let mut counts = StateCounts::default();
-        let mut scans = Vec::new();
+    ) -> Result<Absorbed> {
         let mut files = FileNames { owner: owner.to_owned(), count: 0 };
+        let (mut first, mut held_first) = (None, 0);
         for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
             let held = absorb(operator, state, planned, &mut files).await?;
             let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
             let scan = state.scan(from_us, to_us);
-            scans.push(scan.released());
+            if index == 0 {
+                (first, held_first) = (Some(scan.released()), held);
+            }
             if to_us > from_us {
                 operator.closing.put(stream(scan));
             }
-            if index == 0 {
-                (counts.held, counts.late) = (held, planned.late.count());
-            }
         }
-        let mut rows = execute_stream(std::sync::Arc::clone(&planned.rest), std::sync::Arc::clone(&planned.task))?;
-        let mut written = 0;
-        while let Some(batch) = rows.next().await {
-            let batch = batch?;
-            written += batch.num_rows() as u64;
-            writer.write(&batch).await?;
-        }
-        counts.released = scans.first().map_or(0, |released| released.load(Ordering::Relaxed));
+        Ok(Absorbed { held: held_first, released: first.unwrap_or_default(), watermarks, files })
+    }
+
+    /// The rows of the windows that closed are written: forgets what no window needs any more, and says what the state
+    /// did.
+    ///
+    /// # Errors
+    /// The plan's, the store's; the state must not be used any more.
+    pub async fn settle(&mut self, planned: &PlannedStages, mut absorbed: Absorbed) -> Result<StateCounts> {
         for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
-            let to_us = stage_us(watermarks.to_ms, index);
+            let to_us = stage_us(absorbed.watermarks.to_ms, index);
             state.expire(to_us)?;
             if state.files() > FILES_MAX {
-                compact(operator, state, planned, to_us, &mut files).await?;
+                compact(operator, state, planned, to_us, &mut absorbed.files).await?;
             }
         }
-        Ok((written, counts))
+        let released = absorbed.released.load(Ordering::Relaxed);
+        Ok(StateCounts { late: planned.late.count(), held: absorbed.held, released })
     }
 
     /// Writes down which files the state is made of now.
@@ -218,6 +232,7 @@ impl QueryState {
 }
 
 /// Names for the files of one batch, which no other instance uses.
+#[derive(Debug)]
 struct FileNames {
     owner: String,
     count: usize,
@@ -237,7 +252,7 @@ async fn absorb(
     planned: &PlannedStages,
     files: &mut FileNames,
 ) -> Result<u64> {
-    let rows = execute_stream(std::sync::Arc::clone(&operator.partial), std::sync::Arc::clone(&planned.task))?;
+    let rows = execute_stream(Arc::clone(&operator.partial), Arc::clone(&planned.task))?;
     let mut held = 0;
     let layout = state.layout.clone();
     let mut count = |batch: &RecordBatch| -> Result<()> {
@@ -294,7 +309,7 @@ async fn compact(
         }
     });
     let reduced = operator.reduce(Box::pin(rows))?;
-    let rows = execute_stream(reduced, std::sync::Arc::clone(&planned.task))?;
+    let rows = execute_stream(reduced, Arc::clone(&planned.task))?;
     keep(rows, state, files, &mut |_| Ok(())).await
 }
 

@@ -1,0 +1,284 @@
+//! The oracle: whatever the cuts, restarts and compactions, the windows of a stream are those of one batch query.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
+    compute::concat_batches,
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use datafusion::datasource::MemTable;
+use futures::StreamExt;
+use proptest::{prelude::*, test_runner::TestCaseResult};
+use tokio::sync::mpsc::channel;
+
+use super::run::{QueryState, Watermarks};
+use crate::{
+    catalog::{Job, Variables},
+    checkpoint::Ledger,
+    event_time::{NO_WATERMARK_MS, WatermarkTracker},
+    session::{SessionLimits, plan_sql, session},
+    store::Store,
+    stream::plan::QueryPlan,
+};
+
+const SECOND_US: i64 = 1_000_000;
+
+/// Windows in the spellings that a user may write; each with the columns that every query groups by.
+const WINDOWS: &[&str] = &[
+    "TUMBLE(prices, ts, INTERVAL '10 seconds')",
+    "TABLE(TUMBLE(TABLE prices, DESCRIPTOR(ts), INTERVAL '7' SECOND))",
+    "HOP(prices, ts, INTERVAL '3 seconds', INTERVAL '12 seconds')",
+    "HOP(prices, ts, INTERVAL '4 seconds', INTERVAL '10 seconds')",
+    "HOP(prices, ts, INTERVAL '15 seconds', INTERVAL '10 seconds')",
+    "TABLE(CUMULATE(TABLE prices, DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '20' SECOND))",
+    "TABLE(TUMBLE(TABLE prices, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '3' SECOND))",
+];
+
+const AGGREGATES: &[&str] = &[
+    "count(*)",
+    "count(price)",
+    "sum(size)",
+    "min(price)",
+    "max(symbol)",
+    "avg(size)",
+    "count(DISTINCT symbol)",
+    "sum(size) FILTER (WHERE symbol = 'a')",
+    "first_value(price ORDER BY ts, id)",
+    "last_value(price ORDER BY ts, id)",
+    "array_agg(id ORDER BY id)",
+    "sum(DISTINCT size)",
+    "median(size)",
+    "max(price) - min(price)",
+    "bool_or(price > 50)",
+];
+
+/// Plans over the aggregate; `{}` is the aggregate's SELECT.
+const ABOVE: &[&str] = &[
+    "{}",
+    "SELECT * FROM ({}) WHERE a0 IS NOT NULL",
+    "SELECT window_start, window_end, a0, row_number() OVER (PARTITION BY window_start, window_end ORDER BY k, a0) AS rank FROM ({})",
+    "SELECT window_start, window_end, count(*) AS n, max(k) AS top FROM ({}) GROUP BY window_start, window_end",
+    "SELECT window_start AS ws, window_end AS we, count(*) AS n FROM TUMBLE(({}), window_time, INTERVAL '30 seconds') \
+     GROUP BY window_start, window_end",
+];
+
+#[derive(Debug, Clone)]
+struct Shape {
+    window: &'static str,
+    aggregates: Vec<&'static str>,
+    by_symbol: bool,
+    filter: bool,
+    having: bool,
+    above: &'static str,
+}
+
+impl Shape {
+    fn sql(&self) -> String {
+        let chained = self.above.contains("window_time");
+        let key = if self.by_symbol { "symbol" } else { "'all'" };
+        let mut columns = format!("window_start, window_end, {key} AS k");
+        let mut groups = "window_start, window_end".to_owned();
+        if chained {
+            (columns, groups) = (format!("{columns}, window_time"), format!("{groups}, window_time"));
+        }
+        for (at, aggregate) in self.aggregates.iter().enumerate() {
+            columns += &format!(", {aggregate} AS a{at}");
+        }
+        if self.by_symbol {
+            groups += ", symbol";
+        }
+        let filter = if self.filter { " WHERE size % 3 <> 1" } else { "" };
+        let having = if self.having { " HAVING count(*) > 1" } else { "" };
+        let inner = format!("SELECT {columns} FROM {}{filter} GROUP BY {groups}{having}", self.window);
+        self.above.replace("{}", &inner)
+    }
+}
+
+/// One event: its time in seconds (with a few microseconds), or none.
+type Event = (Option<i64>, i64, u8, Option<i64>, i64);
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    let pick = |from: &'static [&'static str]| proptest::sample::select(from);
+    let aggregates = proptest::collection::vec(pick(AGGREGATES), 1..4);
+    (pick(WINDOWS), aggregates, any::<bool>(), any::<bool>(), any::<bool>(), pick(ABOVE)).prop_map(
+        |(window, aggregates, by_symbol, filter, having, above)| Shape {
+            window,
+            aggregates,
+            by_symbol,
+            filter,
+            having,
+            above,
+        },
+    )
+}
+
+fn events() -> impl Strategy<Value = Vec<Vec<Event>>> {
+    let time = prop_oneof![20 => (-30i64..120).prop_map(Some), 1 => Just(None)];
+    let fine = prop_oneof![3 => Just(0i64), 1 => Just(-1), 1 => Just(1)];
+    let price = prop_oneof![9 => (0i64..100).prop_map(Some), 1 => Just(None)];
+    let event = (time, fine, 0u8..3, price, 0i64..50);
+    proptest::collection::vec(proptest::collection::vec(event, 0..12), 1..14)
+}
+
+fn job(select: &str) -> Job {
+    let sql = format!(
+        "CREATE TABLE prices (id BIGINT, ts TIMESTAMP, symbol STRING, price DOUBLE, size BIGINT, \
+         WATERMARK FOR ts AS ts - INTERVAL '5' SECOND) \
+         WITH (connector = 'kafka', 'kafka.bootstrap.servers' = 'a:1', subscribe = 't', format = 'json');\n\
+         CREATE TABLE out WITH (connector = 'console');\nINSERT INTO out {select};\n"
+    );
+    Job::parse("job.sql", &sql, &Variables::default()).unwrap()
+}
+
+fn rows(events: &[Event], first_id: i64, job: &Job) -> RecordBatch {
+    let micros = |(time, fine, ..): &Event| time.map(|time| time * SECOND_US + fine);
+    let ids: ArrayRef = Arc::new((first_id..).take(events.len()).collect::<Int64Array>());
+    let times: ArrayRef = Arc::new(events.iter().map(micros).collect::<TimestampMicrosecondArray>());
+    let symbols = events.iter().map(|event| ["a", "b", "c"][usize::from(event.2)]);
+    let symbols: ArrayRef = Arc::new(StringArray::from_iter_values(symbols));
+    let prices: ArrayRef = Arc::new(events.iter().map(|event| event.3.map(|p| p as f64)).collect::<Float64Array>());
+    let sizes: ArrayRef = Arc::new(events.iter().map(|event| event.4).collect::<Int64Array>());
+    let schema = job.tables[0].schema();
+    RecordBatch::try_new(schema, vec![ids, times, symbols, prices, sizes]).unwrap()
+}
+
+fn lines(batches: &[RecordBatch]) -> Vec<String> {
+    let options = FormatOptions::default().with_null("NULL");
+    let mut lines = Vec::new();
+    for batch in batches {
+        let columns: Vec<_> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        for row in 0..batch.num_rows() {
+            lines.push(columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|"));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+/// What a stream made of the events.
+struct Streamed {
+    lines: Vec<String>,
+    /// Rows that were set aside.
+    late_ids: Vec<i64>,
+    ledger: Ledger,
+}
+
+/// A stream in memory: only the source and the sink are not there.
+struct Stream<'a> {
+    plan: &'a QueryPlan,
+    state: QueryState,
+    store: Store,
+    from_ms: i64,
+    batch: u64,
+}
+
+impl<'a> Stream<'a> {
+    async fn new(plan: &'a QueryPlan, store: Store) -> Self {
+        let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
+        let planned = plan.windowed(0, (nothing, i64::MAX), None).await.unwrap().planned;
+        let tracker = WatermarkTracker::new(plan.watermark().unwrap().clone());
+        let state = QueryState::new(&planned.operators, tracker, store.clone());
+        Self { plan, state, store, from_ms: NO_WATERMARK_MS, batch: 0 }
+    }
+
+    /// One batch; gives the ids of late rows.
+    async fn run(&mut self, rows: &RecordBatch, to_ms: i64, out: &mut Streamed) {
+        let watermarks = Watermarks { from_ms: self.from_ms, to_ms };
+        let (late_in, mut late_out) = channel(100);
+        let windowed = self.plan.windowed(0, (watermarks, i64::MAX), Some(late_in)).await.unwrap();
+        let (sender, receiver) = channel(1);
+        sender.send(Ok(rows.project(&windowed.projection).unwrap())).await.unwrap();
+        drop(sender);
+        windowed.feed(receiver);
+        let (owner, mut written) = (format!("q-{}-run", self.batch), Vec::new());
+        let planned = &windowed.planned;
+        let absorbed = self.state.absorb(planned, watermarks, &owner).await.unwrap();
+        let mut stream = planned.rest().unwrap();
+        while let Some(batch) = stream.next().await {
+            written.push(batch.unwrap());
+        }
+        let counts = self.state.settle(planned, absorbed).await.unwrap();
+        let count = written.iter().map(|batch| batch.num_rows() as u64).sum();
+        windowed.planned.late.close();
+        while let Some(late) = late_out.recv().await {
+            let ids = late.column_by_name("id").unwrap();
+            let ids = ids.as_any().downcast_ref::<Int64Array>().unwrap();
+            out.late_ids.extend(ids.values());
+        }
+        let place = self.state.save(self.batch, &owner).await.unwrap();
+        self.state.committed().await.unwrap();
+        out.lines.extend(lines(&written));
+        out.ledger += Ledger::of_stateful(rows.num_rows() as u64, 0, 0, counts, count);
+        assert!(out.ledger.balances(), "{:?}", out.ledger);
+        (self.from_ms, self.batch) = (to_ms, self.batch + 1);
+        if self.batch % 3 == 0 {
+            // A restart: everything comes back from the files.
+            let mut next = Stream::new(self.plan, self.store.clone()).await;
+            next.state.restore(place, to_ms).await.unwrap();
+            self.state = next.state;
+        }
+    }
+}
+
+fn check(shape: &Shape, batches: &[Vec<Event>]) -> TestCaseResult {
+    // The id tells which rows were late, so every query needs it.
+    let sql = shape.sql();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let job = job(&sql);
+        let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().display().to_string()).await.unwrap();
+        let mut stream = Stream::new(&plan, store).await;
+        let mut out = Streamed { lines: Vec::new(), late_ids: Vec::new(), ledger: Ledger::default() };
+        let (mut all, mut first_id, mut newest) = (Vec::new(), 0, i64::MIN);
+        let mut to_ms = NO_WATERMARK_MS;
+        for events in batches {
+            let rows = rows(events, first_id, &job);
+            first_id += events.len() as i64;
+            stream.run(&rows, to_ms, &mut out).await;
+            newest = events.iter().filter_map(|event| event.0).max().unwrap_or(newest).max(newest);
+            if newest > i64::MIN {
+                to_ms = to_ms.max((newest - 5) * 1000);
+            }
+            all.push(rows);
+        }
+        // The end of time closes the rest, in a batch without records.
+        stream.run(&rows(&[], first_id, &job), 10_000_000, &mut out).await;
+        out.lines.sort();
+        prop_assert!(stream.state.operators.iter().all(|operator| operator.is_empty()));
+        let expected = batch_query(&all, &out.late_ids, &job).await;
+        prop_assert_eq!(&out.lines, &expected, "{}", sql);
+        prop_assert_eq!(out.ledger.in_state(), 0);
+        Ok(())
+    })
+}
+
+/// The same query, once over everything that was not late.
+async fn batch_query(all: &[RecordBatch], late_ids: &[i64], job: &Job) -> Vec<String> {
+    let context = session(SessionLimits { memory_bytes: 64 << 20, partitions: 1 }).unwrap();
+    let schema = job.tables[0].schema();
+    let whole = concat_batches(&schema, all).unwrap();
+    let ids = whole.column(0).as_any().downcast_ref::<Int64Array>().unwrap();
+    let in_time = ids.iter().map(|id| id.map(|id| !late_ids.contains(&id))).collect();
+    let whole = arrow::compute::filter_record_batch(&whole, &in_time).unwrap();
+    let table = MemTable::try_new(schema, vec![vec![whole]]).unwrap();
+    context.register_table("prices", Arc::new(table)).unwrap();
+    let plan = plan_sql(&context.state(), job.inserts[0].select.sql()).await.unwrap();
+    let batches = datafusion::dataframe::DataFrame::new(context.state(), plan).collect().await.unwrap();
+    lines(&batches)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn windows_of_a_stream_are_those_of_a_batch(shape in shapes(), batches in events()) {
+        // Without the id the late rows have no name.
+        let mut shape = shape;
+        shape.aggregates.push("count(id)");
+        check(&shape, &batches)?;
+    }
+}
