@@ -29,6 +29,9 @@ pub const ROW_GROUP_ROWS_MAX: usize = 128 << 10;
 /// or when its pages and dictionaries take this much memory.
 pub const ROW_GROUP_BYTES_MAX: usize = 8 << 20;
 
+/// A column whose dictionary grows beyond this in a row group has values that hardly repeat: it goes on without one.
+const DICTIONARY_BYTES_MAX: usize = 256 << 10;
+
 /// Writes one file into memory, from where the caller takes what is done.
 pub struct ParquetEncoder {
     writer: ArrowWriter<Chunks>,
@@ -165,6 +168,7 @@ fn properties(schema: &Schema, compression: Compression) -> Result<WriterPropert
         .set_created_by(created_by)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true)
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX));
     for field in schema.fields() {
         if !repeats(field.data_type()) {
