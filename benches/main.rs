@@ -12,9 +12,6 @@ mod reference;
 mod sink;
 mod train;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 type Bench = (&'static str, fn());
 
 const BENCHES: [Bench; 6] = [

@@ -52,11 +52,12 @@ pub fn run() {
         let mut file = Vec::new();
         for rows in &batches {
             encoder.write(rows).expect("Parquet");
-            file.append(&mut encoder.take());
+            file.extend(encoder.take());
         }
-        file.append(&mut encoder.finish().expect("Parquet"));
+        file.extend(encoder.finish().expect("Parquet"));
         file
     });
+    let file = file.concat();
     println!("  {} bytes per row", file.len() / ROWS);
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(file)).expect("Parquet");
     assert_eq!(reader.metadata().file_metadata().num_rows(), ROWS as i64);

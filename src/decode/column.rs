@@ -279,7 +279,7 @@ impl Column {
                 Arc::new(array.with_precision_and_scale(*precision, *scale).map_err(defect)?)
             }
             Store::Bytes { offsets, bytes, text } => {
-                let (offsets, bytes) = (renew_offsets(offsets), Buffer::from_vec(renew(bytes)));
+                let (offsets, bytes) = (renew_offsets(offsets), Buffer::from_vec(renew_text(bytes)));
                 match text {
                     true => Arc::new(StringArray::try_new(offsets, bytes, nulls).map_err(defect)?),
                     false => Arc::new(BinaryArray::try_new(offsets, bytes, nulls).map_err(defect)?),
@@ -311,6 +311,12 @@ impl Column {
 fn renew<T>(values: &mut Vec<T>) -> Vec<T> {
     let capacity = values.len();
     std::mem::replace(values, Vec::with_capacity(capacity))
+}
+
+/// The same for text, whose length varies a little: without a reserve every other batch would copy its buffer to grow.
+fn renew_text(bytes: &mut Vec<u8>) -> Vec<u8> {
+    let capacity = bytes.len() + bytes.len() / 16;
+    std::mem::replace(bytes, Vec::with_capacity(capacity))
 }
 
 fn renew_offsets(offsets: &mut Vec<i32>) -> OffsetBuffer<i32> {

@@ -3,9 +3,10 @@
 use std::{io::Write, sync::Arc};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use bytes::Bytes;
 use flate2::write::GzEncoder;
 
-use super::{csv::CsvEncoder, json::JsonEncoder, parquet::ParquetEncoder};
+use super::{chunks::CHUNK_BYTES, csv::CsvEncoder, json::JsonEncoder, parquet::ParquetEncoder};
 use crate::{
     catalog::{Compression, FileFormat},
     error::{Error, Result},
@@ -163,18 +164,18 @@ impl Encoder {
         }
     }
 
-    /// Takes the bytes that are done.
-    pub fn take(&mut self) -> Vec<u8> {
+    /// Takes the bytes that are done, piece by piece.
+    pub fn take(&mut self) -> Vec<Bytes> {
         match &mut self.rows {
-            OpenFormat::Csv(_, file) | OpenFormat::Json(_, file) => file.take(),
+            OpenFormat::Csv(_, file) | OpenFormat::Json(_, file) => vec![file.take().into()],
             OpenFormat::Parquet(encoder) => encoder.take(),
         }
     }
 
     /// Ends the file and takes its last bytes.
-    pub fn finish(self) -> Result<Vec<u8>> {
+    pub fn finish(self) -> Result<Vec<Bytes>> {
         match self.rows {
-            OpenFormat::Csv(_, file) | OpenFormat::Json(_, file) => file.finish(),
+            OpenFormat::Csv(_, file) | OpenFormat::Json(_, file) => Ok(vec![file.finish()?.into()]),
             OpenFormat::Parquet(encoder) => encoder.finish(),
         }
     }
@@ -207,11 +208,14 @@ impl TextFile {
     }
 
     fn take(&mut self) -> Vec<u8> {
-        std::mem::take(match self {
+        let out = match self {
             Self::Plain(out) => out,
             Self::Gzip(encoder) => encoder.get_mut(),
             Self::Zstd(encoder) => encoder.get_mut(),
-        })
+        };
+        // As much will come again, and growing to it would copy it.
+        let room = Vec::with_capacity(out.capacity().min(2 * CHUNK_BYTES));
+        std::mem::replace(out, room)
     }
 
     fn finish(self) -> Result<Vec<u8>> {
@@ -251,9 +255,9 @@ mod tests {
         let mut out = Vec::new();
         for _ in 0..batches {
             encoder.write(&rows(1000)).unwrap();
-            out.extend(encoder.take());
+            out.extend(encoder.take().concat());
         }
-        out.extend(encoder.finish().unwrap());
+        out.extend(encoder.finish().unwrap().concat());
         out
     }
 

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     StagedFile,
+    chunks::CHUNK_BYTES,
     encode::{Encoder, Format},
     layout::file_name,
     partition::{Part, Partitioning},
@@ -62,8 +63,6 @@ pub const CLOSING_FILES_MAX: usize = 8;
 pub const OPEN_BYTES_MAX: usize = 32 << 20;
 /// Encoded bytes of all files that wait for the store.
 pub const WAITING_BYTES_MAX: usize = 8 << 20;
-/// Encoded bytes go to the store in chunks of this size.
-pub const CHUNK_BYTES: usize = 1 << 20;
 /// Rows that are encoded between two looks at these limits.
 pub const ENCODE_ROWS: usize = 8192;
 
@@ -279,14 +278,15 @@ impl OpenFile {
 }
 
 impl Channel {
-    async fn send(&mut self, bytes: Vec<u8>) -> Result<()> {
-        let mut bytes = Bytes::from(bytes);
-        while !bytes.is_empty() {
-            let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
-            let size = u32::try_from(chunk.len().div_ceil(KIB)).unwrap_or(u32::MAX);
-            let room = self.room.clone().acquire_many_owned(size).await;
-            let room = room.map_err(|closed| Error::internal(closed.to_string()))?;
-            self.tell(Message::Chunk(chunk, room)).await?;
+    async fn send(&mut self, encoded: Vec<Bytes>) -> Result<()> {
+        for mut bytes in encoded {
+            while !bytes.is_empty() {
+                let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
+                let size = u32::try_from(chunk.len().div_ceil(KIB)).unwrap_or(u32::MAX);
+                let room = self.room.clone().acquire_many_owned(size).await;
+                let room = room.map_err(|closed| Error::internal(closed.to_string()))?;
+                self.tell(Message::Chunk(chunk, room)).await?;
+            }
         }
         Ok(())
     }

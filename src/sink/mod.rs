@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::Staged;
 
+mod chunks;
 pub mod console;
 pub mod csv;
 mod encode;

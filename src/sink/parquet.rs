@@ -10,6 +10,7 @@ use arrow::{
     compute::{CastOptions, cast_with_options},
     datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit},
 };
+use bytes::Bytes;
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression as Codec, GzipLevel, ZstdLevel},
@@ -17,6 +18,7 @@ use parquet::{
     schema::types::ColumnPath,
 };
 
+use super::chunks::Chunks;
 use crate::{
     catalog::Compression,
     error::{Error, Result},
@@ -27,9 +29,12 @@ pub const ROW_GROUP_ROWS_MAX: usize = 128 << 10;
 /// or when its pages and dictionaries take this much memory.
 pub const ROW_GROUP_BYTES_MAX: usize = 8 << 20;
 
+/// A column whose dictionary grows beyond this in a row group has values that hardly repeat: it goes on without one.
+const DICTIONARY_BYTES_MAX: usize = 256 << 10;
+
 /// Writes one file into memory, from where the caller takes what is done.
 pub struct ParquetEncoder {
-    writer: ArrowWriter<Vec<u8>>,
+    writer: ArrowWriter<Chunks>,
     schema: SchemaRef,
 }
 
@@ -49,7 +54,7 @@ impl ParquetEncoder {
         }
         let stored: Fields = schema.fields().iter().map(stored_field).collect();
         let stored = Arc::new(Schema::new(stored));
-        let writer = ArrowWriter::try_new(Vec::new(), stored.clone(), Some(properties(&stored, compression)?))
+        let writer = ArrowWriter::try_new(Chunks::default(), stored.clone(), Some(properties(&stored, compression)?))
             .map_err(|error| Error::invalid(format!("the rows cannot be written as Parquet: {error}")))?;
         Ok(Self { writer, schema: stored })
     }
@@ -96,16 +101,16 @@ impl ParquetEncoder {
     }
 
     /// Takes the bytes that are done.
-    pub fn take(&mut self) -> Vec<u8> {
-        std::mem::take(self.writer.inner_mut())
+    pub fn take(&mut self) -> Vec<Bytes> {
+        self.writer.inner_mut().take()
     }
 
     /// Closes the file and takes its last bytes.
     ///
     /// # Errors
     /// `Internal`: a defect.
-    pub fn finish(self) -> Result<Vec<u8>> {
-        self.writer.into_inner().map_err(defect)
+    pub fn finish(self) -> Result<Vec<Bytes>> {
+        Ok(self.writer.into_inner().map_err(defect)?.take())
     }
 }
 
@@ -163,6 +168,7 @@ fn properties(schema: &Schema, compression: Compression) -> Result<WriterPropert
         .set_created_by(created_by)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true)
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX));
     for field in schema.fields() {
         if !repeats(field.data_type()) {
@@ -192,7 +198,6 @@ mod tests {
         },
         datatypes::{Float64Type, TimestampMicrosecondType, TimestampMillisecondType},
     };
-    use bytes::Bytes;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
@@ -211,8 +216,8 @@ mod tests {
         .unwrap()
     }
 
-    fn read(bytes: Vec<u8>) -> (usize, String, RecordBatch) {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).unwrap();
+    fn read(chunks: Vec<Bytes>) -> (usize, String, RecordBatch) {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(chunks.concat())).unwrap();
         let groups = reader.metadata().num_row_groups();
         let created_by = reader.metadata().file_metadata().created_by().unwrap().to_owned();
         let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
