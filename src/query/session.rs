@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use datafusion::{
-    error::DataFusionError,
     execution::SendableRecordBatchStream,
     prelude::SessionContext,
     sql::{

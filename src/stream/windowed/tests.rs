@@ -212,7 +212,7 @@ impl<'a> Stream<'a> {
         out.ledger += Ledger::of_stateful(rows.num_rows() as u64, 0, 0, counts, count);
         assert!(out.ledger.balances(), "{:?}", out.ledger);
         (self.from_ms, self.batch) = (to_ms, self.batch + 1);
-        if self.batch % 3 == 0 {
+        if self.batch.is_multiple_of(3) {
             // A restart: everything comes back from the files.
             let mut next = Stream::new(self.plan, self.store.clone()).await;
             next.state.restore(place, to_ms).await.unwrap();
