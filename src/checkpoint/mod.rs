@@ -21,5 +21,5 @@ pub mod recovery;
 pub use fingerprint::Fingerprint;
 pub use ledger::{Ledger, StateCounts};
 pub use log::Checkpoint;
-pub use offset_log::{OffsetEntry, spark_conf};
+pub use offset_log::{OffsetEntry, logged_watermark, read_watermark, spark_conf};
 pub use prepared::Prepared;

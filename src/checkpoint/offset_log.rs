@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     error::{Error, Result},
+    event_time::NO_WATERMARK_MS,
     source::Offsets,
 };
 
@@ -143,6 +144,16 @@ pub fn spark_conf() -> Map<String, Value> {
         ("spark.sql.shuffle.partitions", "200"),
     ];
     pairs.into_iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect()
+}
+
+/// A watermark as Spark's logs have it: 0 stands for none.
+pub fn logged_watermark(watermark_ms: i64) -> i64 {
+    if watermark_ms == NO_WATERMARK_MS { 0 } else { watermark_ms }
+}
+
+/// The inverse.
+pub fn read_watermark(logged_ms: i64) -> i64 {
+    if logged_ms == 0 { NO_WATERMARK_MS } else { logged_ms }
 }
 
 #[cfg(test)]

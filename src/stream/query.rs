@@ -11,13 +11,13 @@ use super::{
     plan::QueryPlan,
     progress::{QueryProgress, Reporter},
     reader::Reader,
-    trigger::Trigger,
+    trigger::{Trigger, wait},
     windowed::{self, SetAside, Watermarks, Windows},
 };
 use crate::{
     catalog::{Connector, Insert, Job, KafkaTable},
     checkpoint::{
-        Checkpoint, Ledger, OffsetEntry, Prepared,
+        Checkpoint, Ledger, OffsetEntry, Prepared, logged_watermark, read_watermark,
         recovery::{Decision, decide},
         spark_conf,
     },
@@ -381,6 +381,9 @@ impl StreamingQuery {
         let prepared = self.committer().prepare(batch, result, &totals).await?;
         self.watermark_ms = read_watermark(entry.watermark_ms);
         self.finish(&prepared).await?;
+        if let Some(windows) = &mut self.windows {
+            windows.committed().await?;
+        }
         progress.durations.commit_offsets = step.elapsed_ms();
         if let Err(error) = self.source()?.commit_group_offsets(&end).await {
             // For tools that show a group's lag only; our own place is in the checkpoint.
@@ -411,9 +414,6 @@ impl StreamingQuery {
         let watermark_ms = logged_watermark(self.watermark_ms);
         self.committer().roll_forward(prepared, watermark_ms).await?;
         self.sweep = false;
-        if let Some(windows) = &mut self.windows {
-            windows.committed().await?;
-        }
         Ok(())
     }
 
@@ -483,15 +483,6 @@ fn goes_back(position: &Offsets, latest: &Offsets) -> bool {
     position.iter().any(|(topic, partition, offset)| latest.get(topic, partition).is_none_or(|end| end < offset))
 }
 
-/// In Spark's logs 0 stands for no watermark.
-fn logged_watermark(watermark_ms: i64) -> i64 {
-    if watermark_ms == NO_WATERMARK_MS { 0 } else { watermark_ms }
-}
-
-fn read_watermark(logged_ms: i64) -> i64 {
-    if logged_ms == 0 { NO_WATERMARK_MS } else { logged_ms }
-}
-
 /// The one source's end.
 ///
 /// # Errors
@@ -501,14 +492,5 @@ pub fn single(mut ends: Vec<Offsets>) -> Result<Offsets> {
         (Some(end), true) => Ok(end),
         _ => Err(Error::corrupt("the offset log has several sources, this query has one")
             .help("the checkpoint belongs to another query")),
-    }
-}
-
-async fn wait(duration: Duration, stop: &CancellationToken) {
-    if !duration.is_zero() {
-        tokio::select! {
-            () = clock::sleep(duration) => {}
-            () = stop.cancelled() => {}
-        }
     }
 }

@@ -1,6 +1,10 @@
-//! When the next batch starts, and how much it reads. No I/O.
+//! When the next batch starts. No I/O.
 
 use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
 
 /// Spark's triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +31,16 @@ impl Trigger {
         let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
         let next_ms = (last_ms.div_euclid(interval_ms)).saturating_add(1).saturating_mul(interval_ms);
         Duration::from_millis(u64::try_from(next_ms - now_ms).unwrap_or(0))
+    }
+}
+
+/// Waits, or until `stop` is cancelled.
+pub async fn wait(duration: Duration, stop: &CancellationToken) {
+    if !duration.is_zero() {
+        tokio::select! {
+            () = clock::sleep(duration) => {}
+            () = stop.cancelled() => {}
+        }
     }
 }
 

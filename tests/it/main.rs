@@ -21,3 +21,4 @@ mod store;
 mod stream;
 mod tidy;
 mod window;
+mod windowed;

@@ -51,7 +51,7 @@ impl Windows {
         self.state.restore(place, watermark_ms).await
     }
 
-    /// The batch is committed: the files of state that nobody needs any more go.
+    /// The batch that was run is committed: the files of state that nobody needs any more go.
     ///
     /// # Errors
     /// The store's.

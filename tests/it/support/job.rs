@@ -140,7 +140,7 @@ pub async fn visible_files(store: &Store) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-fn sorted_lines<'a>(contents: impl Iterator<Item = &'a Vec<u8>>) -> Vec<String> {
+pub fn sorted_lines<'a>(contents: impl Iterator<Item = &'a Vec<u8>>) -> Vec<String> {
     let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone()).unwrap();
     let mut lines: Vec<String> =
         contents.flat_map(|c| text(c).lines().map(str::to_owned).collect::<Vec<_>>()).collect();

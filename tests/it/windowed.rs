@@ -1,0 +1,194 @@
+//! Windows over a stream, from the real Kafka to real files: exactly once, whatever happens to the process.
+
+use std::{process::Stdio, time::Duration};
+
+use tidemill::store::Store;
+
+use crate::support::{
+    hdfs,
+    job::{JobText, TestJob, send, sorted_lines, visible_files},
+};
+
+const COLUMNS: &str = "id BIGINT, ts TIMESTAMP, price DOUBLE, WATERMARK FOR ts AS ts - INTERVAL '5' SECOND";
+
+const CANDLES: &str = "SELECT window_start, window_end, first_value(price ORDER BY ts) AS open, max(price) AS high, \
+     min(price) AS low, last_value(price ORDER BY ts) AS close, count(*) AS n \
+     FROM TUMBLE(prices, ts, INTERVAL '10 seconds') GROUP BY window_start, window_end";
+
+fn text(select: &'static str) -> JobText<'static> {
+    JobText { columns: COLUMNS, select, ..JobText::default() }
+}
+
+/// A record at `second` of the first hour of 2024, plus `micros`.
+fn record(id: usize, second: i64, price: f64) -> String {
+    let (minute, second) = (second / 60, second % 60);
+    format!(r#"{{"id":{id},"ts":"2024-01-01T00:{minute:02}:{second:02}","price":{price}}}"#)
+}
+
+/// Prices every 2 seconds, out of order by up to 4 seconds.
+fn records(count: usize) -> Vec<String> {
+    let at = |id: usize| record(id, (id as i64 * 2) + [0, 3, -1, 4, -3][id % 5] + 4, ((id * 7919) % 100) as f64);
+    (0..count).map(at).collect()
+}
+
+/// The candles of `records`, computed here: of all windows that end up to `until`.
+fn candles(records: &[String], until: i64) -> Vec<String> {
+    let mut windows: std::collections::BTreeMap<i64, Vec<(i64, f64)>> = std::collections::BTreeMap::new();
+    for record in records {
+        let json: serde_json::Value = serde_json::from_str(record).unwrap();
+        let time = json["ts"].as_str().unwrap();
+        let second = time[14..16].parse::<i64>().unwrap() * 60 + time[17..19].parse::<i64>().unwrap();
+        windows.entry(second / 10 * 10).or_default().push((second, json["price"].as_f64().unwrap()));
+    }
+    let line = |(start, prices): (&i64, &Vec<(i64, f64)>)| {
+        let stamp = |second: i64| format!("2024-01-01T00:{:02}:{:02}.000", second / 60, second % 60);
+        let open = prices.iter().min_by_key(|(second, _)| *second).unwrap().1;
+        let close = prices.iter().rev().max_by_key(|(second, _)| *second).unwrap().1;
+        let high = prices.iter().map(|(_, price)| *price).fold(f64::MIN, f64::max);
+        let low = prices.iter().map(|(_, price)| *price).fold(f64::MAX, f64::min);
+        format!("{},{},{open:?},{high:?},{low:?},{close:?},{}", stamp(*start), stamp(start + 10), prices.len())
+    };
+    let mut lines: Vec<String> = windows.iter().filter(|(start, _)| **start + 10 <= until).map(line).collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn candles_come_when_the_watermark_passes() {
+    let job = TestJob::new(None, &text(CANDLES));
+    let all = records(100);
+    send(&job.topic, 0, &all[..50]);
+    job.run();
+    let newest = |records: &[String]| {
+        let second = |record: &String| {
+            let json: serde_json::Value = serde_json::from_str(record).unwrap();
+            let time = json["ts"].as_str().unwrap().to_owned();
+            time[14..16].parse::<i64>().unwrap() * 60 + time[17..19].parse::<i64>().unwrap()
+        };
+        records.iter().map(second).max().unwrap()
+    };
+    assert_eq!(job.lines().await, candles(&all[..50], newest(&all[..50]) - 5));
+    send(&job.topic, 0, &all[50..]);
+    job.run();
+    // Nothing new: nothing happens.
+    job.run();
+    assert_eq!(job.lines().await, candles(&all, newest(&all) - 5));
+    assert_eq!(job.lines().await, job.logged_lines().await);
+    let (ok, said) = job.verify();
+    assert!(ok, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_rows_are_kept_and_counted() {
+    let job = TestJob::new(None, &text(CANDLES));
+    send(&job.topic, 0, &[record(1, 1, 10.0), record(2, 100, 20.0)]);
+    job.run();
+    let late = [record(3, 2, 30.0), record(4, 101, 40.0), r#"{"id":5,"price":1}"#.to_owned()];
+    send(&job.topic, 0, &late);
+    let far = r#"{"id":6,"ts":"2999-01-01T00:00:00","price":1}"#.to_owned();
+    send(&job.topic, 0, &[far]);
+    job.run();
+    let candles = ["2024-01-01T00:00:00.000,2024-01-01T00:00:10.000,10.0,10.0,10.0,10.0,1"];
+    assert_eq!(job.lines().await, candles);
+    let store = Store::open(&job.output.replace("/data", "/data_late")).await.unwrap();
+    let late = sorted_lines(visible_files(&store).await.values());
+    assert_eq!(late.len(), 3, "{late:?}");
+    assert!(late.iter().any(|line| line.contains("its event time is NULL")), "{late:?}");
+    assert!(late.iter().any(|line| line.contains("further in the future")), "{late:?}");
+    let closed = "2024-01-01T00:00:00.000,2024-01-01T00:00:10.000,2024-01-01T00:01:35.000,85000,late";
+    assert!(late.iter().any(|line| line.contains(closed)), "{late:?}");
+    let (ok, said) = job.verify();
+    assert!(ok, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_window_closes_when_nothing_comes_any_more() {
+    let source = ", idleTimeout = '1 second', idleWatermark = 'advance'";
+    let job = TestJob::new(None, &JobText { source, ..text(CANDLES) });
+    send(&job.topic, 0, &[record(1, 1, 10.0)]);
+    let mut child = job.command(&["--progress", "none"]).stderr(Stdio::piped()).spawn().unwrap();
+    for _ in 0..600 {
+        if !job.lines().await.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(job.lines().await, candles(&[record(1, 1, 10.0)], 10));
+}
+
+async fn killed_at_every_step(root: Option<&str>, sink: &'static str) {
+    let job = TestJob::new(root, &JobText { sink, source: ", maxOffsetsPerTrigger = '30'", ..text(CANDLES) });
+    let all = records(150);
+    send(&job.topic, 0, &all);
+    // Batch 4 is the last with records, batch 5 closes windows without any.
+    let steps =
+        ["offsets:1", "staged:1", "prepared:2", "publishing:2", "published:3", "logged:3", "committed:4", "staged:5"];
+    for step in steps {
+        let output = job.command(&["--available-now"]).env("TIDEMILL_CRASH", step).output().unwrap();
+        assert!(!output.status.success(), "{step}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    job.run();
+    assert_eq!(job.lines().await, candles(&all, 150 * 2 - 6 + 5 - 5));
+    assert_eq!(job.lines().await, job.logged_lines().await);
+    let (ok, said) = job.verify();
+    assert!(ok, "{said}");
+    // Nothing is left over in the state's directory but what the last batch needs.
+    let checkpoint = Store::open(&job.checkpoint()).await.unwrap();
+    let files = checkpoint.list("state").await.unwrap();
+    let manifests = files.iter().filter(|entry| entry.path.ends_with(".manifest")).count();
+    assert_eq!(manifests, 1, "{files:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_at_every_step_of_a_windowed_job_on_a_local_disk() {
+    killed_at_every_step(None, "format = 'csv'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_at_every_step_of_a_windowed_job_on_hdfs() {
+    killed_at_every_step(Some(&hdfs()), "format = 'csv'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_aggregate_does_not_take_the_old_state() {
+    let job = TestJob::new(None, &text(CANDLES));
+    send(&job.topic, 0, &records(20));
+    job.run();
+    let changed = "SELECT window_start, window_end, first_value(price ORDER BY ts) AS open, max(price) AS high, \
+         min(price) AS low, last_value(price ORDER BY ts) AS close, count(*) AS n \
+         FROM TUMBLE(prices, ts, INTERVAL '20 seconds') GROUP BY window_start, window_end";
+    job.write(&text(changed));
+    let (code, said) = job.fails(&["--available-now"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("its state was made by") && said.contains("size 10 seconds"), "{said}");
+    // What stands above the aggregate may change.
+    let above = "SELECT window_start, window_end, first_value(price ORDER BY ts) AS open, max(price) AS high, \
+         min(price) AS low, last_value(price ORDER BY ts) AS close, count(*) AS n \
+         FROM TUMBLE(prices, ts, INTERVAL '10 seconds') GROUP BY window_start, window_end HAVING count(*) > 1";
+    job.write(&text(above));
+    send(&job.topic, 0, &records(60)[20..]);
+    job.run();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stream_cannot_answer_is_refused_with_the_way_out() {
+    for (select, expected) in [
+        ("SELECT count(*) AS n FROM TUMBLE(prices, ts, INTERVAL '10 seconds')", "not grouped by the window"),
+        ("SELECT price, count(*) AS n FROM prices GROUP BY price", "an aggregate"),
+        (
+            "SELECT window_start, n, sum(n) OVER (ORDER BY window_start) AS total FROM \
+             (SELECT window_start, window_end, count(*) AS n FROM TUMBLE(prices, ts, INTERVAL '10 seconds') \
+             GROUP BY window_start, window_end)",
+            "OVER across windows",
+        ),
+    ] {
+        let job = TestJob::new(None, &JobText { select, ..text(CANDLES) });
+        let (code, said) = job.fails(&["--dry-run"]);
+        assert!(code == 2 && said.contains(expected) && said.contains("help:"), "{code} {said}");
+    }
+    let job = TestJob::new(None, &JobText { columns: "id BIGINT, ts TIMESTAMP, price DOUBLE", ..text(CANDLES) });
+    let (_, said) = job.fails(&["--dry-run"]);
+    assert!(said.contains("has no WATERMARK"), "{said}");
+}
