@@ -25,15 +25,21 @@ struct Setup {
     directory: tempfile::TempDir,
 }
 
+impl Setup {
+    fn new() -> Self {
+        let service = |name: &str| {
+            std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: eval \"$(scripts/services.sh env)\""))
+        };
+        Self {
+            brokers: service("TIDEMILL_TEST_KAFKA"),
+            hdfs: service("TIDEMILL_TEST_HDFS"),
+            directory: tempfile::tempdir().expect("a directory"),
+        }
+    }
+}
+
 pub fn run() {
-    let service = |name: &str| {
-        std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: eval \"$(scripts/services.sh env)\""))
-    };
-    let setup = Setup {
-        brokers: service("TIDEMILL_TEST_KAFKA"),
-        hdfs: service("TIDEMILL_TEST_HDFS"),
-        directory: tempfile::tempdir().expect("a directory"),
-    };
+    let setup = Setup::new();
     let records = std::env::var("TIDEMILL_BENCH_RECORDS").map_or(RECORDS, |n| n.parse().expect("a count"));
     throughput(&setup, records);
     start_to_first_commit(&setup);
@@ -54,6 +60,7 @@ fn fill(setup: &Setup, topic: &str, records: usize) {
     let status = tidemill()
         .args(["produce", "simulate", "--brokers", &setup.brokers, "--topic", topic, "--partitions", "1"])
         .args(["--rate", "max", "--count", &records.to_string(), "--seed", "1", "--quiet"])
+        .args(["--start", "2024-01-01T00:00:00", "--step", "10ms"])
         .stdout(Stdio::null())
         .status()
         .expect("produce");
@@ -61,20 +68,32 @@ fn fill(setup: &Setup, topic: &str, records: usize) {
 }
 
 fn job(setup: &Setup, topic: &str, format: &str, output: &str) -> PathBuf {
+    job_of(setup, topic, output, ("timestamp STRING", format, "SELECT * FROM prices"))
+}
+
+/// `timestamp` is the declaration of that column, with a watermark if the SELECT has windows.
+fn job_of(setup: &Setup, topic: &str, output: &str, (timestamp, format, select): (&str, &str, &str)) -> PathBuf {
     let path = setup.directory.path().join(format!("{}.sql", unique("job")));
     let text = format!(
-        "CREATE TABLE prices (timestamp STRING, buy_price DOUBLE, sell_price DOUBLE, volume BIGINT, volatility DOUBLE,
+        "CREATE TABLE prices ({timestamp}, buy_price DOUBLE, sell_price DOUBLE, volume BIGINT, volatility DOUBLE,
            buy_price_normalized DOUBLE, sell_price_normalized DOUBLE, volume_normalized DOUBLE)
          WITH (connector = 'kafka', 'kafka.bootstrap.servers' = '{}', subscribe = '{topic}',
                startingOffsets = 'earliest', format = 'json');
          CREATE TABLE stored WITH (connector = 'file', path = '{output}/data', format = '{format}',
                checkpointLocation = '{output}/checkpoint');
-         INSERT INTO stored SELECT * FROM prices;",
+         INSERT INTO stored {select};",
         setup.brokers
     );
     std::fs::write(&path, text).expect("the job file");
     path
 }
+
+const EVENT_TIME: &str = "timestamp TIMESTAMP, WATERMARK FOR timestamp AS timestamp - INTERVAL '10' SECOND";
+
+const OHLC: &str = "SELECT window_start, window_end, first_value(sell_price ORDER BY timestamp) AS open,
+       max(sell_price) AS high, min(sell_price) AS low, last_value(sell_price ORDER BY timestamp) AS close,
+       sum(volume) AS volume, sum(sell_price * volume) / sum(volume) AS vwap
+     FROM TUMBLE(prices, timestamp, INTERVAL '1 minute') GROUP BY window_start, window_end";
 
 fn output(setup: &Setup, store: &str) -> String {
     match store {
@@ -87,23 +106,19 @@ fn throughput(setup: &Setup, records: usize) {
     let topic = unique("bench");
     fill(setup, &topic, records);
     let this = std::env::current_exe().expect("this binary");
-    let mut figures: Vec<(&str, Vec<Usage>)> = vec![("R", vec![]), ("parquet", vec![]), ("csv", vec![])];
+    let mut figures: Vec<(&str, Vec<Usage>)> =
+        vec![("R", vec![]), ("parquet", vec![]), ("csv", vec![]), ("ohlc", vec![])];
     for _ in 0..RUNS {
         for (name, usages) in &mut figures {
             let usage = if *name == "R" {
                 process(Command::new(&this).args(["reference", &setup.brokers, &topic, &records.to_string()]))
             } else {
-                let job = job(setup, &topic, name, &output(setup, "hdfs"));
-                let usage = process(
-                    tidemill()
-                        .arg("stream")
-                        .arg(&job)
-                        .args(["--available-now", "--progress", "none"])
-                        .stderr(Stdio::null()),
-                );
-                let verified = tidemill().arg("verify").arg(&job).stdout(Stdio::null()).status().expect("verify");
-                assert!(verified.success(), "every record is accounted for");
-                usage
+                let output = output(setup, "hdfs");
+                let job = match *name {
+                    "ohlc" => job_of(setup, &topic, &output, (EVENT_TIME, "parquet", OHLC)),
+                    format => job(setup, &topic, format, &output),
+                };
+                run_job(&job)
             };
             usages.push(usage);
         }
@@ -119,6 +134,48 @@ fn throughput(setup: &Setup, records: usize) {
             cpu / reference,
             median(usages, |usage| usage.wall_s),
             median(usages, |usage| usage.resident_mb),
+        );
+    }
+}
+
+/// Runs a job to the end of its topic, and checks that every record is accounted for.
+fn run_job(job: &PathBuf) -> Usage {
+    let arguments = ["--available-now", "--progress", "none"];
+    let usage = process(tidemill().arg("stream").arg(job).args(arguments).stderr(Stdio::null()));
+    let verified = tidemill().arg("verify").arg(job).stdout(Stdio::null()).status().expect("verify");
+    assert!(verified.success(), "every record is accounted for");
+    usage
+}
+
+/// CPU per record as the slide of a window of one minute shrinks, and as the keys grow.
+pub fn windows() {
+    let setup = Setup::new();
+    let records = RECORDS;
+    let topic = unique("bench");
+    fill(&setup, &topic, records);
+    let aggregates = "max(sell_price) AS high, sum(volume) AS volume, count(*) AS n";
+    let hop = |slide: u64| {
+        format!(
+            "SELECT window_start, window_end, {aggregates} FROM HOP(prices, timestamp, INTERVAL '{slide} seconds', \
+             INTERVAL '60 seconds') GROUP BY window_start, window_end"
+        )
+    };
+    let keyed = |keys: u64| {
+        format!(
+            "SELECT window_start, window_end, key, {aggregates} FROM TUMBLE((SELECT *, CAST(buy_price * 1000 AS BIGINT) \
+             % {keys} AS key FROM prices), timestamp, INTERVAL '1 hour') GROUP BY window_start, window_end, key"
+        )
+    };
+    let slides = [60, 30, 10, 5, 1].map(|slide| (format!("slide {slide:2} s of 60 s"), hop(slide)));
+    let keys = [10, 1_000, 100_000, 10_000_000].map(|keys| (format!("{keys:8} keys"), keyed(keys)));
+    for (name, select) in slides.into_iter().chain(keys) {
+        let job = job_of(&setup, &topic, &output(&setup, "local"), (EVENT_TIME, "parquet", &select));
+        let usage = run_job(&job);
+        println!(
+            "{name}: CPU {:.2} us a record, wall {:.2} s, resident {:.0} MB",
+            usage.cpu_s * 1e6 / records as f64,
+            usage.wall_s,
+            usage.resident_mb
         );
     }
 }

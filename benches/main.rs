@@ -1,5 +1,5 @@
-//! All benches in one binary: `cargo bench -- decode plan sink commit train`, and `cargo bench -- end-to-end`, which
-//! needs the real Kafka and HDFS of `scripts/services.sh`. Each asserts its row count; `benches/README.md` has the
+//! All benches in one binary: `cargo bench -- decode plan sink commit train`, and `cargo bench -- end-to-end windows`,
+//! which need the real Kafka and HDFS of `scripts/services.sh`. Each asserts its row count; `benches/README.md` has the
 //! numbers and the command for each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
@@ -14,13 +14,14 @@ mod train;
 
 type Bench = (&'static str, fn());
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 7] = [
     ("decode", decode::run),
     ("plan", plan::run),
     ("sink", sink::run),
     ("commit", commit::run),
     ("train", train::run),
     ("end-to-end", end_to_end::run),
+    ("windows", end_to_end::windows),
 ];
 
 fn main() {
@@ -36,7 +37,11 @@ fn main() {
         assert!(known.contains(&argument.as_str()), "unknown bench {argument:?}; there are {known:?}");
     }
     let wanted = |name: &str| {
-        if arguments.is_empty() { name != "end-to-end" } else { arguments.iter().any(|argument| argument == name) }
+        if arguments.is_empty() {
+            !matches!(name, "end-to-end" | "windows")
+        } else {
+            arguments.iter().any(|argument| argument == name)
+        }
     };
     for (name, run) in BENCHES {
         if wanted(name) {

@@ -1,6 +1,6 @@
 -- One-minute candles of simulated Bitcoin prices: Kafka -> windows in event time -> Parquet files on HDFS.
 --
---   1. put prices into Kafka     tidemill produce simulate --topic bitcointopic --price-model random-walk
+--   1. put prices into Kafka     tidemill produce simulate --topic bitcointopic --model random-walk
 --   2. look without running      tidemill stream sql/ohlc.sql --dry-run
 --   3. run it                    tidemill stream sql/ohlc.sql
 --   4. look at the candles       tidemill query --job sql/ohlc.sql "SELECT * FROM ohlc ORDER BY window_start"
@@ -20,7 +20,7 @@ CREATE TABLE bitcoin (
 ) WITH (
   connector = 'kafka',
   'kafka.bootstrap.servers' = '${KAFKA:-localhost:9092}',
-  subscribe = 'bitcointopic',
+  subscribe = '${TOPIC:-bitcointopic}',
   startingOffsets = '${START:-latest}',
   format = 'json',
 

@@ -105,6 +105,8 @@ impl QueryPlan {
             context.register_table(quoted(&view.name), Arc::new(provider))?;
         }
         let logical = plan_select(&context, &insert.select).await?;
+        // First: an optimizer that folds the constant would say less.
+        constant::check(&context.state(), &logical).map_err(|error| error.at(insert.place.clone()))?;
         let (source, windowed) = source(&context, &logical).map_err(|error| error.at(insert.place.clone()))?;
         let found = inputs.into_iter().find(|(table, _)| table.name.eq_ignore_ascii_case(&source));
         let (table, input) = found.ok_or_else(|| {
@@ -114,7 +116,6 @@ impl QueryPlan {
         })?;
         let logical = normalise(logical).map_err(|error| error.at(insert.place.clone()))?;
         let schema = Arc::clone(logical.schema().inner());
-        constant::check(&context.state(), &logical).map_err(|error| error.at(insert.place.clone()))?;
         if windowed && table.watermark.is_none() {
             return Err(Error::invalid(format!(
                 "the table {} has no WATERMARK, so its windows would never close",
