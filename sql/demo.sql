@@ -1,4 +1,4 @@
--- What `tidemill demo` runs: simulated Bitcoin prices from a Kafka topic into two directories, exactly once.
+-- What `tidemill demo` runs: simulated Bitcoin prices from a Kafka topic into three directories, exactly once.
 -- It is an ordinary job file. Against a Kafka of your own:
 --   tidemill produce simulate --brokers localhost:9092 --topic bitcointopic --model random-walk
 --   tidemill stream sql/demo.sql -D KAFKA=localhost:9092 -D DIR=/tmp/tidemill-demo
@@ -10,7 +10,9 @@ CREATE TABLE bitcoin (
   buy_price DOUBLE,
   sell_price DOUBLE,
   volume BIGINT,
-  volatility DOUBLE
+  volatility DOUBLE,
+  -- A price may come a second after a newer one; later ones are late.
+  WATERMARK FOR timestamp AS timestamp - INTERVAL '1' SECOND
 ) WITH (
   connector = 'kafka',
   'kafka.bootstrap.servers' = '${KAFKA:-localhost:9092}',
@@ -37,8 +39,23 @@ CREATE TABLE trades WITH (
   checkpointLocation = '${DIR:-tidemill-demo}/checkpoints/trades'
 );
 
+-- Candles of five seconds: a window is written when the watermark passes its end.
+CREATE TABLE candles WITH (
+  connector = 'file',
+  path = '${DIR:-tidemill-demo}/candles',
+  format = 'csv',
+  checkpointLocation = '${DIR:-tidemill-demo}/checkpoints/candles'
+);
+
 INSERT INTO prices
 SELECT timestamp, buy_price, sell_price, sell_price - buy_price AS spread, volume, volatility FROM bitcoin;
 
 INSERT INTO trades
 SELECT timestamp, sell_price, volume, to_char(timestamp, '%Y-%m-%dT%H') AS hour FROM bitcoin WHERE volume > 4000;
+
+INSERT INTO candles
+SELECT window_start,
+       first_value(sell_price ORDER BY timestamp) AS open, max(sell_price) AS high,
+       min(sell_price) AS low, last_value(sell_price ORDER BY timestamp) AS close, sum(volume) AS volume
+FROM TUMBLE(bitcoin, timestamp, INTERVAL '5 seconds')
+GROUP BY window_start, window_end;

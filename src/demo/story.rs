@@ -1,6 +1,10 @@
 //! What the demo says, in a few clear lines.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +37,7 @@ pub fn opening(options: &DemoOptions, broker: &str) {
         options.rate, options.seed
     );
     println!("stream  sql/demo.sql: Parquet in {directory}/prices, CSV in {directory}/trades, a batch a second");
+    println!("windows candles of five seconds in {directory}/candles, each when its time is over");
     match options.duration {
         Some(duration) => println!("time    {} s\n", duration.as_secs()),
         None => println!("time    until Ctrl-C\n"),
@@ -44,7 +49,7 @@ pub fn opening(options: &DemoOptions, broker: &str) {
 /// # Errors
 /// `Internal` if the stream ended by itself; its own error follows from its task.
 pub async fn tell(options: &DemoOptions, feed: &Feed, stream: &Stream, stop: &CancellationToken) -> Result<()> {
-    let started = Stopwatch::start();
+    let (started, mut candles) = (Stopwatch::start(), Candles::new(&options.directory));
     while options.duration.is_none_or(|duration| started.elapsed() < duration) {
         tokio::select! {
             () = clock::sleep(LINE_INTERVAL) => {}
@@ -65,8 +70,40 @@ pub async fn tell(options: &DemoOptions, feed: &Feed, stream: &Stream, stop: &Ca
             price["volume"],
             latest.sent,
         );
+        candles.tell();
     }
     Ok(())
+}
+
+/// The windows that have closed.
+struct Candles {
+    directory: PathBuf,
+    told: BTreeSet<PathBuf>,
+}
+
+impl Candles {
+    fn new(directory: &Path) -> Self {
+        Self { directory: directory.join("candles"), told: BTreeSet::new() }
+    }
+
+    /// Shows those that were not shown yet. Files appear whole, so they can be read as they come.
+    fn tell(&mut self) {
+        let is_visible =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("part-"));
+        let found = std::fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        let new: Vec<PathBuf> = found.filter(|path| is_visible(path) && !self.told.contains(path)).collect();
+        for path in new {
+            for line in std::fs::read_to_string(&path).unwrap_or_default().lines() {
+                if let [start, open, high, low, close, volume] = line.split(',').collect::<Vec<_>>()[..] {
+                    let time = start.get(11..19).unwrap_or(start);
+                    println!(
+                        "window  {time} closed: open {open}, high {high}, low {low}, close {close}, volume {volume}"
+                    );
+                }
+            }
+            self.told.insert(path);
+        }
+    }
 }
 
 /// Rows and batches of the Parquet query, from the job's progress log.
@@ -83,8 +120,17 @@ fn progress(directory: &Path) -> (u64, u64) {
 /// Every record accounted for.
 pub fn ledger(totals: &[(String, Ledger)], sent: SentCounts) {
     println!("\nledger  {} prices sent, {} of them spoilt", sent.records, sent.poisoned);
-    for (name, Ledger { consumed, written, filtered, bad, .. }) in totals {
-        println!("        {name}: consumed {consumed} = written {written} + filtered {filtered} + bad {bad}");
+    for (name, totals) in totals {
+        let Ledger { consumed, written, filtered, bad, late, folded, held, .. } = *totals;
+        if held == 0 {
+            println!("        {name}: consumed {consumed} = written {written} + filtered {filtered} + bad {bad}");
+        } else {
+            let (folded, open) = (written + folded, totals.in_state());
+            println!(
+                "        {name}: consumed {consumed} = {folded} in {written} windows + {open} in open windows \
+                 + filtered {filtered} + late {late} + bad {bad}"
+            );
+        }
     }
 }
 
