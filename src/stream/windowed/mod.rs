@@ -19,4 +19,6 @@ pub use run::Watermarks;
 pub use stages::{Stages, check, needs_state, split};
 
 #[cfg(test)]
+mod corpus_tests;
+#[cfg(test)]
 mod tests;
