@@ -7,6 +7,8 @@ use tidemill::store::Store;
 use crate::support::{
     hdfs,
     job::{JobText, TestJob, send, sorted_lines, visible_files},
+    kafka,
+    kafka::create_topic,
 };
 
 const COLUMNS: &str = "id BIGINT, ts TIMESTAMP, price DOUBLE, WATERMARK FOR ts AS ts - INTERVAL '5' SECOND";
@@ -59,14 +61,6 @@ async fn candles_come_when_the_watermark_passes() {
     let all = records(100);
     send(&job.topic, 0, &all[..50]);
     job.run();
-    let newest = |records: &[String]| {
-        let second = |record: &String| {
-            let json: serde_json::Value = serde_json::from_str(record).unwrap();
-            let time = json["ts"].as_str().unwrap().to_owned();
-            time[14..16].parse::<i64>().unwrap() * 60 + time[17..19].parse::<i64>().unwrap()
-        };
-        records.iter().map(second).max().unwrap()
-    };
     assert_eq!(job.lines().await, candles(&all[..50], newest(&all[..50]) - 5));
     send(&job.topic, 0, &all[50..]);
     job.run();
@@ -149,6 +143,66 @@ async fn kill_9_at_every_step_of_a_windowed_job_on_a_local_disk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_at_every_step_of_a_windowed_job_on_hdfs() {
     killed_at_every_step(Some(&hdfs()), "format = 'csv'").await;
+}
+
+/// The newest event of records, in seconds.
+fn newest(records: &[String]) -> i64 {
+    let second = |record: &String| {
+        let json: serde_json::Value = serde_json::from_str(record).unwrap();
+        let time = json["ts"].as_str().unwrap().to_owned();
+        time[14..16].parse::<i64>().unwrap() * 60 + time[17..19].parse::<i64>().unwrap()
+    };
+    records.iter().map(second).max().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_into_a_topic_are_exactly_once_and_wait_for_the_slowest_partition() {
+    let job = TestJob::new(None, &JobText::default());
+    let target = format!("{}-out", job.topic);
+    create_topic(&job.topic, 2).await;
+    create_topic(&target, 1).await;
+    let sql = format!(
+        "CREATE TABLE prices ({COLUMNS}) WITH (connector = 'kafka', 'kafka.bootstrap.servers' = '{0}',
+           subscribe = '{1}', startingOffsets = 'earliest', format = 'json', maxOffsetsPerTrigger = 40);
+         CREATE TABLE candles WITH (connector = 'kafka', 'kafka.bootstrap.servers' = '{0}', topic = '{target}',
+           checkpointLocation = '{2}');
+         INSERT INTO candles SELECT CAST(window_start AS VARCHAR) || ' ' || CAST(count(*) AS VARCHAR) AS value
+         FROM TUMBLE(prices, ts, INTERVAL '10 seconds') GROUP BY window_start, window_end;",
+        kafka(),
+        job.topic,
+        job.checkpoint()
+    );
+    std::fs::write(&job.file, sql).unwrap();
+    // The second partition ends earlier: its newest event holds the watermark.
+    let all = records(160);
+    let (first, second) = (all.iter().step_by(2).cloned().collect::<Vec<_>>(), all[..120].iter().skip(1).step_by(2));
+    let second: Vec<String> = second.cloned().collect();
+    send(&job.topic, 0, &first);
+    send(&job.topic, 1, &second);
+    for crash in ["staged:0", "transaction:1", "prepared:2", "committed:3"] {
+        let output = job.command(&["--available-now"]).env("TIDEMILL_CRASH", crash).output().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(9), "{crash}: {output:?}");
+    }
+    job.run();
+    let until = newest(&first).min(newest(&second)) - 5;
+    let count = |line: &String| {
+        let cells: Vec<&str> = line.split(',').collect();
+        format!("{} {}", cells[0].trim_end_matches(".000"), cells[6])
+    };
+    let expected: Vec<String> = candles(&[first, second].concat(), until).iter().map(count).collect();
+    assert!(expected.len() > 10);
+    let sql = format!(
+        "CREATE TABLE candles (value BINARY METADATA) WITH (connector = 'kafka', 'kafka.bootstrap.servers' = '{}',
+           subscribe = '{target}', format = 'raw');",
+        kafka()
+    );
+    std::fs::write(&job.file, sql).unwrap();
+    let select = "SELECT CAST(value AS VARCHAR) AS v FROM candles ORDER BY v";
+    let mut query = std::process::Command::new(crate::support::tidemill());
+    let output = query.args(["query", "--format", "csv", "--job"]).arg(&job.file).arg(select).output().unwrap();
+    let found = String::from_utf8_lossy(&output.stdout).into_owned();
+    let found: Vec<&str> = found.lines().skip(1).collect();
+    assert_eq!(found, expected, "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[tokio::test(flavor = "multi_thread")]
