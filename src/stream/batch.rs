@@ -5,7 +5,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
-    isolate::{Isolator, is_of_a_row},
+    isolate::{Good, Isolator, is_of_a_row},
     output::{BatchWriter, Output},
     plan::{BatchPlan, QueryPlan},
     reader::{self, ReadCounts, Reader},
@@ -157,7 +157,7 @@ async fn write_in_steps(
     let mut writer = output.begin(work.batch, work.owner).await?;
     let (mut count, mut bad) = (0, 0);
     while let Some(decoded) = rows.recv().await {
-        let isolated = isolator.run(&decoded?, &mut writer).await?;
+        let isolated = isolator.run(&decoded?, Good::Write(&mut writer)).await?;
         count += isolated.rows;
         bad += isolated.bad;
         if let Some(letters) = isolated.dead_letters

@@ -57,6 +57,14 @@ pub struct Isolated {
     pub dead_letters: Option<RecordBatch>,
 }
 
+/// Where the records go on which the plan does not fail.
+pub enum Good<'a, 'b> {
+    /// The plan's rows are written.
+    Write(&'a mut BatchWriter<'b>),
+    /// The decoded rows are kept, for a plan that needs them all in one run.
+    Keep(&'a mut Vec<RecordBatch>),
+}
+
 /// The end of one step.
 enum Step {
     Rows(Vec<RecordBatch>),
@@ -74,11 +82,11 @@ impl Isolator {
         Ok(Self { plan: plan.renewed()?, mode, runs: 0 })
     }
 
-    /// Writes what the plan gives for `decoded`, which has the columns that `columns` says.
+    /// Runs the plan over `decoded`, which has the columns that `columns` says.
     ///
     /// # Errors
     /// `BadRecord` at the first bad record in FAILFAST; the writer's; what of the plan's is no failure of a row.
-    pub async fn run(&mut self, decoded: &RecordBatch, writer: &mut BatchWriter<'_>) -> Result<Isolated> {
+    pub async fn run(&mut self, decoded: &RecordBatch, mut good: Good<'_, '_>) -> Result<Isolated> {
         let wanted: Vec<usize> = (0..self.plan.projection.len()).collect();
         let input = decoded.project(&wanted)?;
         let kept = decoded.columns().get(wanted.len()..).unwrap_or_default();
@@ -91,12 +99,15 @@ impl Isolator {
             }
             let place = || record_name(kept, step.start);
             match self.step(&input, &step).await? {
-                Step::Rows(batches) => {
-                    for rows in batches {
-                        isolated.rows += rows.num_rows() as u64;
-                        writer.write(&rows).await?;
+                Step::Rows(batches) => match &mut good {
+                    Good::Write(writer) => {
+                        for rows in batches {
+                            isolated.rows += rows.num_rows() as u64;
+                            writer.write(&rows).await?;
+                        }
                     }
-                }
+                    Good::Keep(kept) => kept.push(input.slice(step.start, step.len())),
+                },
                 Step::Failed(_) | Step::TooLarge if step.len() > 1 => {
                     let middle = step.start + step.len() / 2;
                     // The first half is the next: rows keep the order of their records.

@@ -253,6 +253,12 @@ impl WindowedPlan {
         self.input.lock().rows = Some(rows);
     }
 
+    /// What runs over the records, as a plan of its own: to find those on which it fails.
+    pub fn over_records(&self) -> Option<BatchPlan> {
+        let (physical, task) = self.planned.over_records()?;
+        Some(BatchPlan { physical, task, projection: self.projection.clone(), input: Arc::clone(&self.input) })
+    }
+
     /// Gives the rows back if no plan has read them.
     pub fn unread(&self) -> Option<Receiver<Result<RecordBatch>>> {
         self.input.lock().rows.take()

@@ -12,7 +12,7 @@ use super::{
     progress::{QueryProgress, Reporter},
     reader::Reader,
     trigger::{Trigger, wait},
-    windowed::{self, SetAside, Watermarks, Windows},
+    windowed::{self, Parts, SetAside, Watermarks, Windows},
 };
 use crate::{
     catalog::{Connector, Insert, Job, KafkaTable},
@@ -406,8 +406,9 @@ impl StreamingQuery {
         };
         let aside = SetAside { dead_letters: &self.dead_letter_sink, late: &windows.late_sink };
         let watermarks = Watermarks { from_ms: self.watermark_ms, to_ms };
-        let (reader, state) = (&mut self.reader, &mut windows.state);
-        windowed::run_batch(reader, &self.plan, state, &mut self.output, aside, work, watermarks).await
+        let (reader, state, output) = (&mut self.reader, &mut windows.state, &mut self.output);
+        let mut parts = Parts { reader, plan: &self.plan, state, output, aside };
+        windowed::run_batch(&mut parts, work, watermarks).await
     }
 
     async fn finish(&mut self, prepared: &Prepared) -> Result<()> {

@@ -145,6 +145,40 @@ async fn kill_9_at_every_step_of_a_windowed_job_on_hdfs() {
     killed_at_every_step(Some(&hdfs()), "format = 'csv'").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_on_which_an_aggregates_argument_fails_is_a_dead_letter() {
+    let select = "SELECT window_start, sum(CAST(note AS INT)) AS notes, count(*) AS n \
+         FROM TUMBLE(prices, ts, INTERVAL '10 seconds') GROUP BY window_start, window_end";
+    let columns = "id BIGINT, ts TIMESTAMP, note STRING, WATERMARK FOR ts AS ts - INTERVAL '5' SECOND";
+    let job = TestJob::new(None, &JobText { columns, select, ..JobText::default() });
+    let record = |id: usize, second: usize, note: &str| {
+        format!(r#"{{"id":{id},"ts":"2024-01-01T00:{:02}:{:02}","note":"{note}"}}"#, second / 60, second % 60)
+    };
+    let note = |id: usize| if id % 7 == 3 { "many".to_owned() } else { id.to_string() };
+    let all: Vec<String> = (0..40).map(|id| record(id, id, &note(id))).collect();
+    send(&job.topic, 0, &all);
+    // Late for a window that is closed by then: it is late once, though its batch is run twice.
+    job.run();
+    send(&job.topic, 0, &[record(40, 2, "1"), record(41, 41, "x"), record(42, 100, "1")]);
+    job.run();
+    let line = |start: usize| {
+        let good = (start..start + 10).filter(|id| id % 7 != 3 && *id < 40);
+        format!("2024-01-01T00:00:{start:02}.000,{},{}", good.clone().sum::<usize>(), good.count())
+    };
+    assert_eq!(job.lines().await, [0, 10, 20, 30].map(line));
+    let late = Store::open(&job.output.replace("/data", "/data_late")).await.unwrap();
+    assert_eq!(sorted_lines(visible_files(&late).await.values()).len(), 1);
+    let dead = format!("SELECT reason, count(*) AS n FROM '{}_dead_letter' GROUP BY reason", job.output);
+    let output = std::process::Command::new(crate::support::tidemill())
+        .args(["query", "--format", "csv", &dead])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("'many'") && said.contains(",6") && said.contains("'x'"), "{said}");
+    let (ok, said) = job.verify();
+    assert!(ok, "{said}");
+}
+
 /// The newest event of records, in seconds.
 fn newest(records: &[String]) -> i64 {
     let second = |record: &String| {

@@ -12,7 +12,7 @@ mod run;
 mod stages;
 
 pub use assign::LateRows;
-pub use batch::{SetAside, run_batch};
+pub use batch::{Parts, SetAside, run_batch};
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};
 pub use run::Watermarks;

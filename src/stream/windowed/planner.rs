@@ -58,6 +58,11 @@ pub struct PlannedStages {
 }
 
 impl PlannedStages {
+    /// The part that runs over the records: all expressions that a single record can make fail.
+    pub fn over_records(&self) -> Option<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)> {
+        self.operators.first().map(|first| (Arc::clone(&first.partial), Arc::clone(&self.task)))
+    }
+
     /// The rows that the query writes.
     ///
     /// # Errors

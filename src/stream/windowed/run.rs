@@ -169,6 +169,21 @@ impl QueryState {
         Ok(StateCounts { late: planned.late.count(), held: absorbed.held, released })
     }
 
+    /// Goes back to the operators as they were before a batch, and deletes the files that it had written.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn roll_back(&mut self, before: Vec<OperatorState>) -> Result<()> {
+        let paths = |operators: &[OperatorState]| -> BTreeSet<String> {
+            operators.iter().flat_map(|operator| operator.manifest().files).map(|file| file.path).collect()
+        };
+        for path in paths(&self.operators).difference(&paths(&before)) {
+            self.store.delete(path).await?;
+        }
+        self.operators = before;
+        Ok(())
+    }
+
     /// Writes down which files the state is made of now.
     ///
     /// # Errors
