@@ -341,6 +341,9 @@ impl StreamingQuery {
     /// Would windows close in a batch without records?
     fn would_close(&self, to_ms: i64) -> Result<bool> {
         let watermarks = Watermarks { from_ms: self.watermark_ms, to_ms };
+        if to_ms <= self.watermark_ms {
+            return Ok(false);
+        }
         self.windows.as_ref().map_or(Ok(false), |windows| windows.state.would_close(watermarks))
     }
 
