@@ -83,8 +83,8 @@ fn progress(directory: &Path) -> (u64, u64) {
 /// Every record accounted for.
 pub fn ledger(totals: &[(String, Ledger)], sent: SentCounts) {
     println!("\nledger  {} prices sent, {} of them spoilt", sent.records, sent.poisoned);
-    for (name, Ledger { consumed, written, filtered, bad, .. }) in totals {
-        println!("        {name}: consumed {consumed} = written {written} + filtered {filtered} + bad {bad}");
+    for (name, totals) in totals {
+        println!("        {name}: {}", totals.equation());
     }
 }
 

@@ -10,6 +10,7 @@ mod batch;
 mod commit;
 mod constant;
 mod describe;
+pub mod inspect;
 mod isolate;
 mod launch;
 mod output;
@@ -19,6 +20,7 @@ mod query;
 mod reader;
 mod stateless;
 mod trigger;
+mod window_progress;
 mod windowed;
 
 pub use describe::describe;

@@ -3,9 +3,10 @@
 use futures::StreamExt;
 use tokio::sync::mpsc::channel;
 
-use super::run::{QueryState, Watermarks};
+use super::run::{QueryState, Settled, Watermarks};
 use crate::{
-    checkpoint::{Ledger, StateCounts},
+    checkpoint::Ledger,
+    clock::Stopwatch,
     error::{Error, Result},
     fault::crash_point,
     sink::{StagedFile, file::FileSink},
@@ -14,6 +15,7 @@ use crate::{
         output::{BatchWriter, Output},
         plan::{QueryPlan, WindowedPlan},
         reader::{self, EventTimes, Reader},
+        window_progress::WindowProgress,
     },
 };
 
@@ -63,16 +65,24 @@ pub async fn run_batch(
     let (ran, dead_letters, late) = tokio::join!(running, dead, late);
     let counts = reading.end(reader).await?;
     let (dead_letters, late) = (dead_letters?, late?);
-    let (files, written, state_counts) = ran?;
+    let (files, written, settled) = ran?;
     if counts.refused {
         return Err(Error::internal("the plan ended before its input: the batch is not complete"));
     }
     state.tracker.observe(&counts.newest);
+    let step = Stopwatch::start();
     let place = state.save(work.batch, work.owner).await?;
+    let windows = WindowProgress {
+        watermark_ms: watermarks.to_ms,
+        times: counts.times,
+        late: settled.counts.late,
+        operators: settled.operators,
+        commit_ms: step.elapsed_ms(),
+    };
     crash_point("staged", work.batch);
     let summary = counts.summary;
-    let ledger = Ledger::of_stateful(summary.records, summary.gaps, counts.bad, state_counts, written);
-    Ok(BatchResult { files, dead_letters, late, state: Some(place), ledger })
+    let ledger = Ledger::of_stateful(summary.records, summary.gaps, counts.bad, settled.counts, written);
+    Ok(BatchResult { files, dead_letters, late, state: Some(place), ledger, windows: Some(windows) })
 }
 
 async fn run(
@@ -81,7 +91,7 @@ async fn run(
     watermarks: Watermarks,
     owner: &str,
     mut writer: BatchWriter<'_>,
-) -> Result<(Vec<StagedFile>, u64, StateCounts)> {
+) -> Result<(Vec<StagedFile>, u64, Settled)> {
     let planned = &windowed.planned;
     let absorbed = state.absorb(planned, watermarks, owner).await?;
     let (mut rows, mut written) = (planned.rest()?, 0);
@@ -90,8 +100,8 @@ async fn run(
         written += batch.num_rows() as u64;
         writer.write(&batch).await?;
     }
-    let counts = state.settle(planned, absorbed).await?;
-    Ok((writer.finish().await?, written, counts))
+    let settled = state.settle(planned, absorbed).await?;
+    Ok((writer.finish().await?, written, settled))
 }
 
 /// Where the event time is among the decoded columns.
