@@ -137,7 +137,10 @@ mod tests {
             let ledger = Ledger::of_stateful(10, 0, 1, StateCounts { late, held, released }, written);
             assert!(ledger.balances(), "{ledger:?}");
         }
-        assert_eq!(Ledger::of_batch(10, 0, 1, 12).equation(), "consumed 10 + expanded 3 = written 12 + filtered 0 + bad 1");
+        assert_eq!(
+            Ledger::of_batch(10, 0, 1, 12).equation(),
+            "consumed 10 + expanded 3 = written 12 + filtered 0 + bad 1"
+        );
         assert_eq!(
             Ledger::of_stateful(4, 0, 0, StateCounts { late: 0, held: 4, released: 4 }, 5).equation(),
             "consumed 4 + expanded 1 + released 4 = written 5 + folded 0 + filtered 0 + late 0 + bad 0 + held 4; 0 in state"

@@ -95,7 +95,10 @@ impl Situation {
             return answer(Reason::NoRecords, sentence)
                 .hint("startingOffsets = 'earliest' reads them, in a query that has not begun yet");
         }
-        answer(Reason::NoRecords, format!("there is no record in {}: rows appear when the first ones come", self.source))
+        answer(
+            Reason::NoRecords,
+            format!("there is no record in {}: rows appear when the first ones come", self.source),
+        )
     }
 
     fn windows_wait(&self, next: NextClose, event_time: &EventTimeReport) -> Answer {
@@ -174,7 +177,9 @@ impl Situation {
             format!("a smaller delay than {delay} in WATERMARK FOR lets windows close sooner")
         } else if event_time.advances_when_idle {
             let idle = duration(event_time.idle_timeout_ms.saturating_mul(1000));
-            format!("without events the watermark goes on with the wall clock after {idle} (a smaller idleTimeout: sooner)")
+            format!(
+                "without events the watermark goes on with the wall clock after {idle} (a smaller idleTimeout: sooner)"
+            )
         } else {
             "if no more events come, idleWatermark = 'advance' lets the wall clock close windows".to_owned()
         };
@@ -195,8 +200,9 @@ impl Situation {
                     count(late, "row"),
                     count(consumed, "record")
                 );
-                return answer(Reason::AllLate, sentence)
-                    .hint(format!("they are in {late_rows}, each with the reason; a larger delay in WATERMARK FOR waits longer"));
+                return answer(Reason::AllLate, sentence).hint(format!(
+                    "they are in {late_rows}, each with the reason; a larger delay in WATERMARK FOR waits longer"
+                ));
             }
             if bad == consumed {
                 let sentence = format!("the last {} could not be used: not one gave a row", count(consumed, "record"));
@@ -207,7 +213,8 @@ impl Situation {
                     "the last {} gave no row: the query's WHERE left {filtered} of them out, {bad} could not be used",
                     count(consumed, "record")
                 );
-                return answer(Reason::AllFiltered, sentence).hint("compare the WHERE with what `tidemill query` shows of the topic");
+                return answer(Reason::AllFiltered, sentence)
+                    .hint("compare the WHERE with what `tidemill query` shows of the topic");
             }
         }
         let done = if self.event_time.is_some() { "and no window is open" } else { "and its rows are written" };

@@ -172,7 +172,12 @@ fn without_open_windows_it_says_what_became_of_the_last_records() {
     let answer = reason(Ledger::of_batch(5, 0, 1, 0));
     assert_eq!((answer.reason, answer.sentence.as_str()), (Reason::AllFiltered, filtered));
     let bad = "the last 5 records could not be used: not one gave a row";
-    check(&reason(Ledger::of_batch(5, 0, 5, 0)), Reason::AllBad, bad, Some("they are in file:///d, each with the reason"));
+    check(
+        &reason(Ledger::of_batch(5, 0, 5, 0)),
+        Reason::AllBad,
+        bad,
+        Some("they are in file:///d, each with the reason"),
+    );
     let late = Ledger::of_stateful(5, 0, 0, StateCounts { late: 5, ..StateCounts::default() }, 0);
     let answer = reason(late);
     let sentence = "5 rows of the last 5 records came after their windows had been closed, and no window is open";
@@ -192,7 +197,8 @@ fn nothing_was_there_to_read() {
 #[test]
 fn the_text_shows_what_the_answer_follows_from() {
     let idle = PartitionReport { idle: true, ..partition(1, 40, 100) };
-    let situation = open(30, by_partition(0), vec![partition(0, 40, 1), idle]);
+    let holds = PartitionReport { holds_watermark: true, ..partition(0, 40, 1) };
+    let situation = open(30, by_partition(0), vec![holds, idle]);
     let text = situation.to_text();
     for expected in [
         "job.out\n  the window [",
@@ -200,7 +206,7 @@ fn the_text_shows_what_the_answer_follows_from() {
         "\n  last batch     7, began 2 seconds ago: consumed 5 + ",
         "\n  watermark      1970-01-01T00:00:30Z, held by t-0; 10 seconds behind ts\n",
         "\n  next close     when it reaches 1970-01-01T00:01:00Z: 30 seconds of event time to go\n",
-        "\n  t-0        0        1970-01-01T00:00:40Z  1 second ago            holds the watermark\n",
+        "\n  t-0        0        1970-01-01T00:00:40Z  1 second ago             holds the watermark\n",
         "\n  t-1        0        1970-01-01T00:00:40Z  1 minute 40 seconds ago  idle\n",
     ] {
         assert!(text.contains(expected), "{expected}\n{text}");

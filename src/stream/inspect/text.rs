@@ -44,7 +44,7 @@ impl OperatorReport {
             Some(span) => format!("[{}, {})", iso_us(span.start_us), iso_us(span.end_us)),
             None => "none".to_owned(),
         };
-        line(text, "  open", &format!("{} {}", self.open, self.kept));
+        line(text, "  open", &count(self.open, self.kept.trim_end_matches('s')));
         line(text, "  first window", &bound(self.first));
         line(text, "  last window", &bound(self.last));
         let rows = format!("{} of state for {} of input", count(self.rows, "row"), count(self.input_rows, "row"));
@@ -102,7 +102,8 @@ impl Situation {
         for (index, aggregate) in windows.aggregates.iter().enumerate() {
             let OperatorReport { open, kept, rows, input_rows, name, .. } = aggregate;
             let rows = format!("{} for {}", count(*rows, "row"), count(*input_rows, "row of input"));
-            line(text, "in state", &format!("{open} open {kept}, {rows} (aggregate {index}: {name})"));
+            let open = count(*open, kept.trim_end_matches('s'));
+            line(text, "in state", &format!("{open} open, {rows} (aggregate {index}: {name})"));
         }
     }
 
@@ -182,6 +183,9 @@ mod tests {
         assert_eq!(rough(3_600_001), "1 hour 1 minute");
         assert_eq!(rough(90_000_000), "1 day 1 hour");
         assert_eq!((ago(5_000, 4_500), ago(5_000, 2_000)), ("just now".to_owned(), "3 seconds ago".to_owned()));
-        assert_eq!((count(1, "row of input"), count(2, "row of input")), ("1 row of input".into(), "2 rows of input".into()));
+        assert_eq!(
+            (count(1, "row of input"), count(2, "row of input")),
+            ("1 row of input".into(), "2 rows of input".into())
+        );
     }
 }

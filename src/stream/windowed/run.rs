@@ -73,7 +73,7 @@ pub fn stage_us(watermark_ms: i64, index: usize) -> i64 {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OperatorCounts {
     pub name: String,
-    /// Rows of state after the batch.
+    /// Rows of state after the batch. Rows of closed windows count in files that were not read since a restart.
     pub rows: u64,
     /// Rows of state that the batch added.
     pub updated: u64,
