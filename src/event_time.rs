@@ -26,6 +26,37 @@ pub struct PartitionTime {
 /// `{"topic":{"0":{...}}}`, as it stands in the checkpoint.
 pub type PartitionTimes = BTreeMap<String, BTreeMap<i32, PartitionTime>>;
 
+/// The event times of the rows of one batch, without those too far in the future.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EventTimeStats {
+    rows: u64,
+    min_us: i64,
+    max_us: i64,
+    /// Microseconds of many rows do not fit an `i64`.
+    sum_us: i128,
+}
+
+impl EventTimeStats {
+    /// Takes in times, in microseconds since the epoch.
+    pub fn add(&mut self, times: impl Iterator<Item = i64>) {
+        for time in times {
+            (self.min_us, self.max_us) = match self.rows {
+                0 => (time, time),
+                _ => (self.min_us.min(time), self.max_us.max(time)),
+            };
+            self.rows = self.rows.saturating_add(1);
+            self.sum_us += i128::from(time);
+        }
+    }
+
+    /// The oldest, the newest and the mean, in milliseconds since the epoch; `None` without rows.
+    pub fn min_max_avg_ms(&self) -> Option<(i64, i64, i64)> {
+        let mean = self.sum_us.checked_div(i128::from(self.rows))?;
+        let mean_us = i64::try_from(mean).ok()?;
+        Some((self.min_us.div_euclid(1000), self.max_us.div_euclid(1000), mean_us.div_euclid(1000)))
+    }
+}
+
 /// The watermark of one source.
 #[derive(Debug, Clone)]
 pub struct WatermarkTracker {

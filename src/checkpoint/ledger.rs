@@ -86,6 +86,20 @@ impl Ledger {
         self.held.saturating_sub(self.released)
     }
 
+    /// The equation in words; without the terms that only state has, for queries that have none.
+    pub fn equation(&self) -> String {
+        let Self { consumed, written, filtered, bad, expanded, late, held, released, folded, .. } = self;
+        if late + held + released + folded > 0 {
+            return format!(
+                "consumed {consumed} + expanded {expanded} + released {released} = written {written} + folded {folded} + \
+                 filtered {filtered} + late {late} + bad {bad} + held {held}; {} in state",
+                self.in_state()
+            );
+        }
+        let expanded = if *expanded > 0 { format!(" + expanded {expanded}") } else { String::new() };
+        format!("consumed {consumed}{expanded} = written {written} + filtered {filtered} + bad {bad}")
+    }
+
     /// Does the equation hold?
     pub fn balances(&self) -> bool {
         self.consumed + self.expanded + self.released
@@ -123,6 +137,14 @@ mod tests {
             let ledger = Ledger::of_stateful(10, 0, 1, StateCounts { late, held, released }, written);
             assert!(ledger.balances(), "{ledger:?}");
         }
+        assert_eq!(
+            Ledger::of_batch(10, 0, 1, 12).equation(),
+            "consumed 10 + expanded 3 = written 12 + filtered 0 + bad 1"
+        );
+        assert_eq!(
+            Ledger::of_stateful(4, 0, 0, StateCounts { late: 0, held: 4, released: 4 }, 5).equation(),
+            "consumed 4 + expanded 1 + released 4 = written 5 + folded 0 + filtered 0 + late 0 + bad 0 + held 4; 0 in state"
+        );
         assert!(!Ledger { consumed: 1, ..Ledger::default() }.balances());
     }
 }

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::error::Result;
 
 mod demo;
+mod explain;
 mod job;
 mod output_file;
 mod predict;
@@ -14,6 +15,7 @@ mod produce;
 mod query;
 mod signals;
 mod source;
+mod state;
 mod stream;
 mod train;
 mod verify;
@@ -35,6 +37,8 @@ enum Command {
     Train(train::TrainArgs),
     Predict(predict::PredictArgs),
     Verify(verify::VerifyArgs),
+    State(state::StateArgs),
+    Explain(explain::ExplainArgs),
 }
 
 /// Parses the arguments and runs the command. The exit code is 0, or `Error::exit_code`.
@@ -57,6 +61,8 @@ pub fn main() -> ExitCode {
             Command::Train(args) => train::run(args).await,
             Command::Predict(args) => predict::run(args).await,
             Command::Verify(args) => verify::run(args).await,
+            Command::State(args) => state::run(args).await,
+            Command::Explain(args) => explain::run(args).await,
         }
     };
     let outcome = tracing::subscriber::set_global_default(subscriber)

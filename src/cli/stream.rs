@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{job::JobArgs, signals};
 use crate::{
-    checkpoint::Ledger,
     error::{Error, Result},
     stream::{ProgressFormat, StreamOptions, Trigger, describe, launch},
 };
@@ -65,16 +64,9 @@ pub async fn run(args: StreamArgs) -> Result<()> {
     signals::cancel_on_signal(stop.clone());
     let options = StreamOptions { trigger, progress: args.progress, progress_log: args.progress_log };
     for (name, totals) in launch(&job, &options, &stop).await? {
-        eprintln!("{}", summary(&name, &totals));
+        eprintln!("{name}: {}", totals.equation());
     }
     Ok(())
-}
-
-/// The ledger in one line.
-pub fn summary(name: &str, totals: &Ledger) -> String {
-    let Ledger { consumed, written, filtered, bad, expanded, .. } = totals;
-    let expanded = if *expanded > 0 { format!(" (UNNEST added {expanded})") } else { String::new() };
-    format!("{name}: consumed {consumed} = written {written} + filtered {filtered} + bad {bad}{expanded}")
 }
 
 /// `10 seconds`, `200ms`: for clap.

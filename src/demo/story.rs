@@ -121,16 +121,7 @@ fn progress(directory: &Path) -> (u64, u64) {
 pub fn ledger(totals: &[(String, Ledger)], sent: SentCounts) {
     println!("\nledger  {} prices sent, {} of them spoilt", sent.records, sent.poisoned);
     for (name, totals) in totals {
-        let Ledger { consumed, written, filtered, bad, late, folded, held, .. } = *totals;
-        if held == 0 {
-            println!("        {name}: consumed {consumed} = written {written} + filtered {filtered} + bad {bad}");
-        } else {
-            let (folded, open) = (written + folded, totals.in_state());
-            println!(
-                "        {name}: consumed {consumed} = {folded} in {written} windows + {open} in open windows \
-                 + filtered {filtered} + late {late} + bad {bad}"
-            );
-        }
+        println!("        {name}: {}", totals.equation());
     }
 }
 

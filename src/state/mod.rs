@@ -9,7 +9,7 @@ mod layout;
 mod manifest;
 mod operator;
 
-pub use file::StateFile;
+pub use file::{StateFile, read as read_file};
 pub use layout::{Labels, StateLayout, micros, timestamps};
 pub use manifest::{Manifest, OperatorManifest, StateRef};
 pub use operator::{Compaction, FILE_BYTES, OperatorState, StateScan};

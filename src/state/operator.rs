@@ -41,6 +41,12 @@ struct Held {
     rows: Option<Arc<Vec<RecordBatch>>>,
 }
 
+impl Held {
+    fn memory_bytes(&self) -> usize {
+        self.rows.iter().flat_map(|rows| rows.iter()).map(RecordBatch::get_array_memory_size).sum()
+    }
+}
+
 impl OperatorState {
     /// Without any rows. `store` is the checkpoint.
     pub fn new(name: String, layout: StateLayout, store: Store) -> Self {
@@ -102,13 +108,10 @@ impl OperatorState {
 
     /// The largest go first: those that are small are the newest, and needed soonest.
     fn limit_memory(&mut self) {
-        let bytes = |held: &Held| {
-            held.rows.iter().flat_map(|rows| rows.iter()).map(RecordBatch::get_array_memory_size).sum::<usize>()
-        };
-        let mut total: usize = self.held.iter().map(bytes).sum();
+        let mut total: usize = self.held.iter().map(Held::memory_bytes).sum();
         while total > MEMORY_BYTES_MAX {
-            let Some(largest) = self.held.iter_mut().max_by_key(|held| bytes(held)) else { return };
-            total -= bytes(largest);
+            let Some(largest) = self.held.iter_mut().max_by_key(|held| held.memory_bytes()) else { return };
+            total -= largest.memory_bytes();
             largest.rows = None;
         }
     }
@@ -170,9 +173,18 @@ impl OperatorState {
         self.held.len()
     }
 
-    /// Rows of state, those of closed windows in files that are needed still among them.
+    /// Rows of state without those of closed windows, as far as they are in memory.
     pub fn rows(&self) -> u64 {
-        self.held.iter().map(|held| held.file.rows).sum()
+        let rows = |held: &Held| match &held.rows {
+            Some(rows) => rows.iter().map(|batch| batch.num_rows() as u64).sum(),
+            None => held.file.rows,
+        };
+        self.held.iter().map(rows).sum()
+    }
+
+    /// What of it is in memory.
+    pub fn memory_bytes(&self) -> u64 {
+        self.held.iter().map(|held| held.memory_bytes() as u64).sum()
     }
 
     /// Bytes of the files.

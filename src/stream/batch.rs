@@ -9,6 +9,7 @@ use super::{
     output::{BatchWriter, Output},
     plan::{BatchPlan, QueryPlan},
     reader::{self, ReadCounts, Reader},
+    window_progress::WindowProgress,
 };
 use crate::{
     checkpoint::Ledger,
@@ -28,6 +29,8 @@ pub struct BatchResult {
     pub late: Vec<StagedFile>,
     pub state: Option<StateRef>,
     pub ledger: Ledger,
+    /// What the user sees of windows.
+    pub windows: Option<WindowProgress>,
 }
 
 /// Runs one batch. The reader comes back in every case but a panic of its thread.
@@ -85,7 +88,7 @@ fn finish(
     }
     crash_point("staged", work.batch);
     let ledger = Ledger::of_batch(summary.records, summary.gaps, bad + written.bad, written.rows);
-    Ok(BatchResult { files: written.files, dead_letters, late: Vec::new(), state: None, ledger })
+    Ok(BatchResult { files: written.files, dead_letters, late: Vec::new(), state: None, ledger, windows: None })
 }
 
 /// What a batch shall do.

@@ -1,22 +1,26 @@
 //! A job, checked and described without running it.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 
 use super::{
-    output::{self, Output, checkpoint_location},
+    output::{self, Output, checkpoint_location, late_path},
     plan::QueryPlan,
     query::single,
+    windowed::Watermarks,
 };
 use crate::{
-    catalog::{Connector, Insert, Job},
+    catalog::{Connector, Insert, Job, Watermark},
     checkpoint::{Checkpoint, recovery::decide},
     clock,
     decode::RecordDecoder,
     error::{Error, Result},
+    event_time::NO_WATERMARK_MS,
     source::KafkaSource,
+    state::Labels,
     store::Store,
+    window::duration,
 };
 
 /// Checks everything that can be checked without running a batch, and describes each query: schemas, plan, where it
@@ -123,8 +127,13 @@ async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option
     };
     let waiting = start.count_to(&source.latest_offsets().await?);
     let decoded: Vec<&str> = projection.iter().map(|index| plan.source.columns[*index].name.as_str()).collect();
+    let windows = match plan.windowed {
+        true => describe_windows(&plan, &late_path(sink, checkpoint_location.unwrap_or("the checkpoint"))).await?,
+        false => String::new(),
+    };
     Ok(format!(
-        "query {}.{}\nsource {} ({waiting} records waiting), decodes {}\n{}sink {}\n{}plan\n{}\ncheckpoint {} ({stands})\n",
+        "query {}.{}\nsource {} ({waiting} records waiting), decodes {}\n{}sink {}\n{}plan\n{}\n{windows}\
+         checkpoint {} ({stands})\n",
         job.name,
         insert.target,
         source.description(),
@@ -135,6 +144,32 @@ async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option
         plan.display()?,
         checkpoint_location.unwrap_or("in a temporary directory"),
     ))
+}
+
+/// Event time, and what each aggregate keeps.
+async fn describe_windows(plan: &QueryPlan, late_path: &str) -> Result<String> {
+    let Watermark { column, delay_us, idle_timeout, advances_when_idle, max_future_skew, .. } = plan.watermark()?;
+    let length = |length: &Duration| duration(i64::try_from(length.as_micros()).unwrap_or(i64::MAX));
+    let idle = if *advances_when_idle { "goes on with the wall clock" } else { "stays" };
+    let mut text = format!(
+        "event time {column}\n  the watermark is {} behind the newest event of the slowest partition\n  \
+         a partition is idle after {} without events (idleTimeout); when all are, the watermark {idle} (idleWatermark)\n  \
+         events more than {} in the future are set aside (maxFutureSkew)\n  late rows go to {late_path}\n",
+        duration(*delay_us),
+        length(idle_timeout),
+        length(max_future_skew),
+    );
+    let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
+    let planned = plan.windowed(clock::now_ms(), (nothing, i64::MAX), None).await?.planned;
+    for (at, operator) in planned.operators.iter().enumerate() {
+        let kept = match &operator.layout.labels {
+            Labels::Windows => "window".to_owned(),
+            Labels::Panes(spec) => spec.pane_us().map_or("pane".to_owned(), |us| format!("pane of {}", duration(us))),
+        };
+        let _ = write!(text, "aggregate {at}: {}\n  state, a row for each key and {kept}\n", operator.name);
+        text.push_str(&print_schema(&operator.layout.schema));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

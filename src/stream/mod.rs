@@ -4,12 +4,13 @@
 //! makes the bounded DataFusion plan, `stateless.rs` refuses what one batch alone cannot answer and `constant.rs` what
 //! fails for every record; `batch.rs` runs it
 //! (source -> decode -> plan -> output), and `isolate.rs` runs it again if an expression fails on some of the records; `output.rs` is where rows go; `commit.rs` makes them visible; `trigger.rs` says
-//! when; `progress.rs` tells the user.
+//! when; `progress.rs` and `window_progress.rs` tell the user, and `inspect` answers those who ask.
 
 mod batch;
 mod commit;
 mod constant;
 mod describe;
+pub mod inspect;
 mod isolate;
 mod launch;
 mod output;
@@ -19,6 +20,7 @@ mod query;
 mod reader;
 mod stateless;
 mod trigger;
+mod window_progress;
 mod windowed;
 
 pub use describe::describe;

@@ -190,16 +190,24 @@ pub async fn dead_letters(sink: &Table, source: &Table, checkpoint: &Checkpoint)
     set_aside(path, FileFormat::Parquet, Compression::Snappy, dead_letter::schema()).await
 }
 
-/// The directory of the rows that came too late: beside the output and in its format, for other sinks beside the
-/// checkpoint as Parquet.
+/// The path of the directory of the rows that came too late: beside the output, for other sinks beside the checkpoint.
+pub fn late_path(sink: &Table, checkpoint_url: &str) -> String {
+    let beside = match &sink.connector {
+        Connector::File(file) => file.path.trim_end_matches('/'),
+        _ => checkpoint_url,
+    };
+    format!("{beside}_late")
+}
+
+/// The directory of the rows that came too late, in the output's format, for other sinks as Parquet.
 ///
 /// # Errors
 /// The store's, the sink's.
 pub async fn late(sink: &Table, schema: SchemaRef, checkpoint: &Checkpoint) -> Result<(Store, FileSink)> {
+    let path = late_path(sink, checkpoint.url());
     let Connector::File(file) = &sink.connector else {
-        return set_aside(format!("{}_late", checkpoint.url()), FileFormat::Parquet, Compression::Snappy, schema).await;
+        return set_aside(path, FileFormat::Parquet, Compression::Snappy, schema).await;
     };
-    let path = format!("{}_late", file.path.trim_end_matches('/'));
     // CSV has no nested values; they are kept all the same.
     let nested = schema.fields().iter().any(|field| field.data_type().is_nested());
     if nested && matches!(file.format, FileFormat::Csv(_)) {

@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
+use super::window_progress::{WindowProgress, iso_ms};
 use crate::{
     checkpoint::{Ledger, Prepared},
     clock::{self, Stopwatch},
@@ -59,6 +59,8 @@ pub struct QueryProgress {
     pub ledger: Ledger,
     pub totals: Ledger,
     pub files: usize,
+    /// Of a query with windows.
+    pub windows: Option<WindowProgress>,
 }
 
 impl QueryProgress {
@@ -79,6 +81,7 @@ impl QueryProgress {
             ledger: Ledger::default(),
             totals: Ledger::default(),
             files: 0,
+            windows: None,
         }
     }
 
@@ -105,7 +108,6 @@ impl QueryProgress {
 
     /// Spark's JSON, with the ledger beside it. `since_last_ms`: from the trigger before to this one.
     pub fn to_json(&self, since_last_ms: Option<i64>) -> Value {
-        let timestamp = DateTime::<Utc>::from_timestamp_millis(self.start_ms).unwrap_or_default();
         let offsets = |offsets: &Offsets| serde_json::from_str::<Value>(&offsets.to_string()).unwrap_or(Value::Null);
         let input_rate = since_last_ms
             .map_or(0.0, |ms| (self.ledger.consumed as f64 / (ms.max(1) as f64 / 1000.0) * 10.0).round() / 10.0);
@@ -120,7 +122,7 @@ impl QueryProgress {
         put("id", json!(self.id));
         put("runId", json!(self.run_id));
         put("name", json!(self.name));
-        put("timestamp", json!(timestamp.to_rfc3339_opts(SecondsFormat::Millis, true)));
+        put("timestamp", json!(iso_ms(self.start_ms)));
         put("batchId", json!(self.batch_id));
         put("batchDuration", json!(d.trigger_execution));
         put("numInputRows", json!(self.ledger.consumed));
@@ -133,7 +135,10 @@ impl QueryProgress {
                 "triggerExecution": d.trigger_execution, "walCommit": d.wal_commit,
             }),
         );
-        put("stateOperators", json!([]));
+        if let Some(windows) = &self.windows {
+            put("eventTime", windows.event_time());
+        }
+        put("stateOperators", json!(self.windows.as_ref().map(WindowProgress::state_operators).unwrap_or_default()));
         put(
             "sources",
             json!([{
@@ -149,9 +154,12 @@ impl QueryProgress {
 
     /// The one line.
     pub fn to_line(&self) -> String {
-        let Ledger { written, filtered, bad, .. } = self.totals;
+        let Ledger { written, filtered, bad, late, .. } = self.totals;
+        let windows = self.windows.as_ref().map_or_else(String::new, |windows| {
+            format!("  late {late}  in state {}  watermark {}", self.totals.in_state(), windows.watermark())
+        });
         format!(
-            "{}  batch {}  {} rows/s  written {written}  filtered {filtered}  bad {bad}  behind {}  {} ms",
+            "{}  batch {}  {} rows/s  written {written}  filtered {filtered}  bad {bad}{windows}  behind {}  {} ms",
             self.name,
             self.batch_id,
             self.rows_per_second().round(),

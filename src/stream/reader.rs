@@ -11,7 +11,7 @@ use crate::{
     catalog::{Connector, DecodeOptions, Table},
     decode::{Decoded, RecordDecoder},
     error::{Error, Result},
-    event_time::{PartitionTime, PartitionTimes},
+    event_time::{EventTimeStats, PartitionTime, PartitionTimes},
     kafka::KafkaRecord,
     source::{KafkaSource, OffsetRange, kafka::ReadSummary},
     state::micros,
@@ -38,6 +38,8 @@ pub struct ReadCounts {
     pub refused: bool,
     /// The newest event of each partition, of a query that asks for it.
     pub newest: PartitionTimes,
+    /// And of all of them.
+    pub times: EventTimeStats,
 }
 
 impl Reader {
@@ -117,7 +119,8 @@ impl Reader {
         let rest = decoder.flush();
         let summary = summary?;
         send(rest?, &mut times)?;
-        Ok(ReadCounts { summary, bad, refused, newest: times.map(|times| times.newest).unwrap_or_default() })
+        let (newest, times) = times.map(|times| (times.newest, times.stats)).unwrap_or_default();
+        Ok(ReadCounts { summary, bad, refused, newest, times })
     }
 }
 
@@ -189,12 +192,14 @@ pub struct EventTimes {
     /// Which partition the rows since the last flush came from, in their order.
     runs: Vec<(String, i32, usize)>,
     newest: PartitionTimes,
+    stats: EventTimeStats,
 }
 
 impl EventTimes {
     /// `column` is the event time's place among the decoded columns.
     pub fn new(column: usize, future_us: i64, now_ms: i64) -> Self {
-        Self { column, future_us, now_ms, runs: Vec::new(), newest: PartitionTimes::new() }
+        let stats = EventTimeStats::default();
+        Self { column, future_us, now_ms, runs: Vec::new(), newest: PartitionTimes::new(), stats }
     }
 
     /// The decoder made `rows` rows of records of one partition, the first of them `record`.
@@ -209,6 +214,7 @@ impl EventTimes {
 
     fn flush(&mut self, rows: &RecordBatch) -> Result<()> {
         let times = micros(rows.column(self.column))?;
+        self.stats.add(times.iter().flatten().filter(|time| *time <= self.future_us));
         let mut from = 0;
         for (topic, partition, count) in std::mem::take(&mut self.runs) {
             let slice = times.slice(from, count);

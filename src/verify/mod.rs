@@ -1,9 +1,11 @@
 //! Recounts a job's files against its offsets: is every record accounted for?
 //!
 //! The checkpoint says what was consumed (up to `offsets/N`) and what became of it (`prepared/N`, with totals since
-//! the start, or since a query of Spark's was taken over); the sink's log and the directory say which files there are; `count.rs` counts their rows.
+//! the start, or since a query of Spark's was taken over);
+//! the sink's log and the directory say which files there are; `count.rs` counts their rows, `aside.rs` looks at late rows and state.
 //! A batch that is under way is left out of the count.
 
+mod aside;
 mod count;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +87,8 @@ async fn verify_insert(job: &Job, insert: &Insert, file: &FileTable) -> Result<V
     check_ledger(&mut verdict, committed, &prepared.totals);
     check_files(&mut verdict, file, &prepared.totals, under_way.as_ref()).await?;
     check_dead_letters(&mut verdict, job, &prepared, under_way.as_ref()).await?;
+    aside::check_late(&mut verdict, file, &prepared, under_way.as_ref()).await?;
+    aside::check_state(&mut verdict, job, insert, &checkpoint, prepared).await?;
     Ok(verdict)
 }
 
@@ -99,12 +103,7 @@ fn check_offsets(verdict: &mut Verdict, start: &Offsets, end: &Offsets, totals: 
 }
 
 fn check_ledger(verdict: &mut Verdict, committed: u64, totals: &Ledger) {
-    let Ledger { consumed, written, filtered, bad, expanded, .. } = totals;
-    let unnested = if *expanded > 0 { format!(" + unnested {expanded}") } else { String::new() };
-    verdict.check(
-        totals.balances(),
-        format!("ledger of batches 0 to {committed}: consumed {consumed}{unnested} = written {written} + filtered {filtered} + bad {bad}"),
-    );
+    verdict.check(totals.balances(), format!("ledger of batches 0 to {committed}: {}", totals.equation()));
 }
 
 /// Paths that a batch under way is about to publish, or has published.

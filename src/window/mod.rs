@@ -22,7 +22,7 @@ pub use grouped::{Calls, assign_groups};
 pub use node::WindowAssign;
 pub use planner::register;
 pub use session::SessionAssign;
-pub use spec::{WINDOWS_PER_ROW_MAX, Window, WindowKind, WindowSpec};
+pub use spec::{WINDOWS_PER_ROW_MAX, Window, WindowKind, WindowSpec, duration};
 
 /// The start of a row's window, inclusive.
 pub const WINDOW_START: &str = "window_start";

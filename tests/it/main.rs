@@ -9,6 +9,7 @@ mod crash;
 mod decode;
 mod demo;
 mod doubt;
+mod explain;
 mod isolate;
 mod job_file;
 mod kafka_source;

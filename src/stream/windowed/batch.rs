@@ -4,10 +4,11 @@ use arrow::array::RecordBatch;
 use futures::{StreamExt, future::BoxFuture};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::run::{QueryState, Watermarks};
+use super::run::{QueryState, Settled, Watermarks};
 use crate::{
     catalog::ParseMode,
-    checkpoint::{Ledger, StateCounts},
+    checkpoint::Ledger,
+    clock::Stopwatch,
     error::{Error, ErrorKind, Result},
     fault::crash_point,
     sink::file::FileSink,
@@ -17,6 +18,7 @@ use crate::{
         output::{BatchWriter, Output},
         plan::{QueryPlan, WindowedPlan},
         reader::{self, EventTimes, Reader},
+        window_progress::WindowProgress,
     },
 };
 
@@ -102,7 +104,7 @@ async fn attempt(
     let (ran, bad, dead_letters, late) = tokio::join!(running, isolate, dead, late);
     let counts = reading.end(reader).await?;
     let (dead_letters, late) = (dead_letters?, late?);
-    let (isolated, (files, written, state_counts)) = match (bad, ran) {
+    let (isolated, (files, written, settled)) = match (bad, ran) {
         (Ok(isolated), Ok(ran)) if !counts.refused => (isolated, ran),
         (Ok(_), Ok(_)) => return Err(Error::internal("the plan ended before its input: the batch is not complete")),
         // What ended the isolating is the reason that the plan's input broke off.
@@ -113,12 +115,20 @@ async fn attempt(
         }
     };
     state.tracker.observe(&counts.newest);
+    let step = Stopwatch::start();
     let place = state.save(work.batch, &owner).await?;
+    let windows = WindowProgress {
+        watermark_ms: watermarks.to_ms,
+        times: counts.times,
+        late: settled.counts.late,
+        operators: settled.operators,
+        commit_ms: step.elapsed_ms(),
+    };
     crash_point("staged", work.batch);
     let summary = counts.summary;
     let bad = counts.bad + isolated;
-    let ledger = Ledger::of_stateful(summary.records, summary.gaps, bad, state_counts, written);
-    Ok(BatchResult { files, dead_letters, late, state: Some(place), ledger })
+    let ledger = Ledger::of_stateful(summary.records, summary.gaps, bad, settled.counts, written);
+    Ok(BatchResult { files, dead_letters, late, state: Some(place), ledger, windows: Some(windows) })
 }
 
 /// Finds the records on which the plan below the windows fails. It has a plan of its own, which keeps nothing.
@@ -173,7 +183,7 @@ async fn run(
     watermarks: Watermarks,
     owner: &str,
     writer: &mut BatchWriter<'_>,
-) -> Result<(u64, StateCounts)> {
+) -> Result<(u64, Settled)> {
     let planned = &windowed.planned;
     let absorbed = state.absorb(planned, watermarks, owner).await?;
     let (mut rows, mut written) = (planned.rest()?, 0);

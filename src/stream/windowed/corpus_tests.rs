@@ -118,7 +118,7 @@ impl Running {
             written += batch.num_rows() as u64;
             shown.extend(show(&batch)?);
         }
-        let counts = self.state.settle(&windowed.planned, absorbed).await?;
+        let counts = self.state.settle(&windowed.planned, absorbed).await?.counts;
         windowed.planned.late.close();
         while let Some(late) = late_out.recv().await {
             self.late.extend(show(&late)?);

@@ -15,7 +15,7 @@ pub use assign::LateRows;
 pub use batch::{Parts, SetAside, run_batch};
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};
-pub use run::Watermarks;
+pub use run::{OperatorCounts, QueryState, Watermarks, stage_us};
 pub use stages::{Stages, check, needs_state, split};
 
 #[cfg(test)]

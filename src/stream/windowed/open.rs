@@ -56,9 +56,9 @@ impl Windows {
     /// # Errors
     /// The store's.
     pub async fn committed(&mut self) -> Result<()> {
-        self.state.committed().await?;
-        // Only after a commit of our own: before, they may belong to another instance that wins.
-        if !std::mem::replace(&mut self.swept, true) {
+        // Only after a commit of our own: before, they may belong to another instance that wins, or to a batch that
+        // another run prepared and this one only finishes.
+        if self.state.committed().await? && !std::mem::replace(&mut self.swept, true) {
             let swept = self.state.sweep().await?;
             tracing::debug!(swept, "deleted state of batches that were never prepared");
         }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     checkpoint::StateCounts,
+    clock::Stopwatch,
     error::{Error, Result},
     event_time::{NO_WATERMARK_MS, WatermarkTracker},
     state::{FILE_BYTES, Manifest, OperatorState, StateRef, StateScan},
@@ -59,12 +60,38 @@ impl Watermarks {
     }
 }
 
-fn stage_us(watermark_ms: i64, index: usize) -> i64 {
+/// How far the watermark of the aggregate at `index` is, in microseconds, when that of the source is `watermark_ms`.
+pub fn stage_us(watermark_ms: i64, index: usize) -> i64 {
     if watermark_ms == NO_WATERMARK_MS {
         return i64::MIN;
     }
     let delay_us = i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(STAGE_DELAY_US);
     watermark_ms.saturating_mul(1_000).saturating_sub(delay_us)
+}
+
+/// What one batch did to the state of one aggregate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OperatorCounts {
+    pub name: String,
+    /// Rows of state after the batch. Rows of closed windows count in files that were not read since a restart.
+    pub rows: u64,
+    /// Rows of state that the batch added.
+    pub updated: u64,
+    /// Rows of state of windows that closed.
+    pub removed: u64,
+    /// What of the state is in memory.
+    pub memory_bytes: u64,
+    pub files: u64,
+    pub file_bytes: u64,
+    pub update_ms: u64,
+    pub removal_ms: u64,
+}
+
+/// What the state did in a batch.
+#[derive(Debug, Clone, Default)]
+pub struct Settled {
+    pub counts: StateCounts,
+    pub operators: Vec<OperatorCounts>,
 }
 
 /// A batch between its two halves.
@@ -73,6 +100,7 @@ pub struct Absorbed {
     /// Rows that went into the first operator's state.
     held: u64,
     released: Arc<AtomicU64>,
+    operators: Vec<OperatorCounts>,
     watermarks: Watermarks,
     files: FileNames,
 }
@@ -137,9 +165,16 @@ impl QueryState {
     /// The plan's, the store's; the state must not be used any more.
     pub async fn absorb(&mut self, planned: &PlannedStages, watermarks: Watermarks, owner: &str) -> Result<Absorbed> {
         let mut files = FileNames { owner: owner.to_owned(), count: 0 };
-        let (mut first, mut held_first) = (None, 0);
+        let (mut first, mut held_first, mut counted) = (None, 0, Vec::new());
         for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
+            let (before, step) = (state.rows(), Stopwatch::start());
             let held = absorb(operator, state, planned, &mut files).await?;
+            counted.push(OperatorCounts {
+                name: operator.name.clone(),
+                updated: state.rows().saturating_sub(before),
+                update_ms: step.elapsed_ms(),
+                ..OperatorCounts::default()
+            });
             let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
             let scan = state.scan(from_us, to_us);
             if index == 0 {
@@ -149,7 +184,7 @@ impl QueryState {
                 operator.closing.put(stream(scan));
             }
         }
-        Ok(Absorbed { held: held_first, released: first.unwrap_or_default(), watermarks, files })
+        Ok(Absorbed { held: held_first, released: first.unwrap_or_default(), operators: counted, watermarks, files })
     }
 
     /// The rows of the windows that closed are written: forgets what no window needs any more, and says what the state
@@ -157,16 +192,23 @@ impl QueryState {
     ///
     /// # Errors
     /// The plan's, the store's; the state must not be used any more.
-    pub async fn settle(&mut self, planned: &PlannedStages, mut absorbed: Absorbed) -> Result<StateCounts> {
-        for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
-            let to_us = stage_us(absorbed.watermarks.to_ms, index);
+    pub async fn settle(&mut self, planned: &PlannedStages, absorbed: Absorbed) -> Result<Settled> {
+        let Absorbed { held, released, mut operators, watermarks, mut files } = absorbed;
+        let states = self.operators.iter_mut().zip(&mut operators);
+        for (index, (operator, (state, counts))) in planned.operators.iter().zip(states).enumerate() {
+            let (before, step) = (state.rows(), Stopwatch::start());
+            let to_us = stage_us(watermarks.to_ms, index);
             state.expire(to_us)?;
+            counts.removed = before.saturating_sub(state.rows());
             if state.files() > FILES_MAX {
-                compact(operator, state, planned, to_us, &mut absorbed.files).await?;
+                compact(operator, state, planned, to_us, &mut files).await?;
             }
+            counts.removal_ms = step.elapsed_ms();
+            (counts.rows, counts.memory_bytes) = (state.rows(), state.memory_bytes());
+            (counts.files, counts.file_bytes) = (state.files() as u64, state.bytes());
         }
-        let released = absorbed.released.load(Ordering::Relaxed);
-        Ok(StateCounts { late: planned.late.count(), held: absorbed.held, released })
+        let released = released.load(Ordering::Relaxed);
+        Ok(Settled { counts: StateCounts { late: planned.late.count(), held, released }, operators })
     }
 
     /// Goes back to the operators as they were before a batch, and deletes the files that it had written.
@@ -200,12 +242,13 @@ impl QueryState {
         Ok(place)
     }
 
-    /// The batch is committed: deletes the files that only the state before it needed.
+    /// The batch is committed: deletes the files that only the state before it needed. False if it is no batch that
+    /// this run has saved.
     ///
     /// # Errors
     /// The store's.
-    pub async fn committed(&mut self) -> Result<()> {
-        let Some((place, manifest)) = self.next.take() else { return Ok(()) };
+    pub async fn committed(&mut self) -> Result<bool> {
+        let Some((place, manifest)) = self.next.take() else { return Ok(false) };
         if let Some((old_place, old)) = self.saved.replace((place, manifest)) {
             let kept: BTreeSet<String> = self.needed();
             for path in old.paths().filter(|path| !kept.contains(*path)) {
@@ -213,7 +256,7 @@ impl QueryState {
             }
             self.store.delete(&old_place.path).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The files of the last committed state.

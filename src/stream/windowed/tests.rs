@@ -200,7 +200,7 @@ impl<'a> Stream<'a> {
         while let Some(batch) = stream.next().await {
             written.push(batch.unwrap());
         }
-        let counts = self.state.settle(planned, absorbed).await.unwrap();
+        let settled = self.state.settle(planned, absorbed).await.unwrap();
         let count = written.iter().map(|batch| batch.num_rows() as u64).sum();
         windowed.planned.late.close();
         while let Some(late) = late_out.recv().await {
@@ -209,7 +209,7 @@ impl<'a> Stream<'a> {
         let place = self.state.save(self.batch, &owner).await.unwrap();
         self.state.committed().await.unwrap();
         out.lines.extend(lines(&written));
-        out.ledger += Ledger::of_stateful(rows.num_rows() as u64, 0, 0, counts, count);
+        out.ledger += Ledger::of_stateful(rows.num_rows() as u64, 0, 0, settled.counts, count);
         assert!(out.ledger.balances(), "{:?}", out.ledger);
         (self.from_ms, self.batch) = (to_ms, self.batch + 1);
         if self.batch.is_multiple_of(3) {

@@ -1,0 +1,132 @@
+//! What is in the state, read from its files.
+
+use std::collections::BTreeSet;
+
+use super::report::{NextClose, OperatorReport, Span, WindowsReport};
+use crate::{
+    error::Result,
+    event_time::NO_WATERMARK_MS,
+    state::{Labels, OperatorState, micros, read_file},
+    store::Store,
+    stream::windowed::{QueryState, Stages, stage_us},
+    window::{Window, WindowSpec},
+};
+
+/// The event time of a window's row is its end less this.
+const WINDOW_TIME_BEHIND_US: i64 = 1_000;
+
+/// Reads all files of a state, one at a time. `store` is the checkpoint.
+///
+/// # Errors
+/// The store's; `Corrupt`.
+pub async fn windows(state: &QueryState, stages: &Stages, watermark_ms: i64, store: &Store) -> Result<WindowsReport> {
+    let mut aggregates = Vec::new();
+    for (index, operator) in state.operators.iter().enumerate() {
+        aggregates.push(aggregate(operator, index, stage_us(watermark_ms, index), store).await?);
+    }
+    let specs: Vec<WindowSpec> = stages.operators.iter().map(|operator| operator.spec).collect();
+    let first: Vec<Option<Span>> = aggregates.iter().map(|aggregate| aggregate.first).collect();
+    let watermark_ms = (watermark_ms != NO_WATERMARK_MS).then_some(watermark_ms);
+    Ok(WindowsReport { watermark_ms, next_rows: next_rows(&first, &specs), aggregates })
+}
+
+/// When the last aggregate gives rows: those that it holds, or those that it gets from the one before it.
+fn next_rows(first: &[Option<Span>], specs: &[WindowSpec]) -> Option<NextClose> {
+    let mut next: Option<Span> = None;
+    for (own, spec) in first.iter().zip(specs) {
+        let fed = next.and_then(|before| {
+            let time = before.end_us.saturating_sub(WINDOW_TIME_BEHIND_US);
+            spec.windows_of(time).min_by_key(|window| window.end_us).map(span)
+        });
+        next = own.iter().copied().chain(fed).min_by_key(|window| window.end_us);
+    }
+    next.map(|window| NextClose::of(window, specs.len().saturating_sub(1)))
+}
+
+async fn aggregate(operator: &OperatorState, index: usize, closed_us: i64, store: &Store) -> Result<OperatorReport> {
+    let layout = &operator.layout;
+    let (mut rows, mut input_rows, mut labels) = (0, 0, BTreeSet::new());
+    let manifest = operator.manifest();
+    for file in &manifest.files {
+        for batch in read_file(store, file, &layout.schema).await? {
+            let batch = layout.live(&batch, closed_us)?.unwrap_or(batch);
+            rows += batch.num_rows() as u64;
+            input_rows += layout.input_rows(&batch)?;
+            let (starts, ends) = (micros(batch.column(layout.start))?, micros(batch.column(layout.end))?);
+            let spans = starts.values().iter().zip(ends.values());
+            // In order of their ends, as they close.
+            labels.extend(spans.map(|(start, end)| (*end, *start)));
+        }
+    }
+    let (first, last) = bounds(&labels, &layout.labels, closed_us);
+    Ok(OperatorReport {
+        name: manifest.name,
+        kept: if matches!(layout.labels, Labels::Windows) { "windows" } else { "panes" },
+        open: labels.len() as u64,
+        first,
+        last,
+        rows,
+        input_rows,
+        bytes: operator.bytes(),
+        files: operator.files() as u64,
+        next_close: first.map(|window| NextClose::of(window, index)),
+    })
+}
+
+/// The open windows that close first and last. The first pane that is open is in the first window.
+fn bounds(panes: &BTreeSet<(i64, i64)>, labels: &Labels, closed_us: i64) -> (Option<Span>, Option<Span>) {
+    let (first, last) = (panes.first(), panes.last());
+    match labels {
+        Labels::Windows => {
+            let span = |(end_us, start_us): &(i64, i64)| Span { start_us: *start_us, end_us: *end_us };
+            (first.map(span), last.map(span))
+        }
+        Labels::Panes(spec) => {
+            let open = |start: i64| spec.windows_of_pane(start).filter(move |window| window.end_us > closed_us);
+            let first = first.and_then(|(_, start)| open(*start).min_by_key(|window| window.end_us));
+            let last = last.and_then(|(_, start)| open(*start).max_by_key(|window| window.end_us));
+            (first.map(span), last.map(span))
+        }
+    }
+}
+
+fn span(window: Window) -> Span {
+    Span { start_us: window.start_us, end_us: window.end_us }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::window::WindowKind;
+
+    const SECOND_US: i64 = 1_000_000;
+
+    fn spec(kind: WindowKind, seconds: i64) -> WindowSpec {
+        WindowSpec::new(kind, seconds * SECOND_US, 0, None).unwrap()
+    }
+
+    fn seconds(start: i64, end: i64) -> Span {
+        Span { start_us: start * SECOND_US, end_us: end * SECOND_US }
+    }
+
+    #[test]
+    fn panes_are_in_the_windows_that_are_open() {
+        let hop = Labels::Panes(spec(WindowKind::Hop { slide_us: 5 * SECOND_US }, 10));
+        let panes = [(15, 10), (20, 15), (45, 40)].map(|(end, start)| (end * SECOND_US, start * SECOND_US));
+        let panes: BTreeSet<(i64, i64)> = panes.into();
+        assert_eq!(bounds(&panes, &hop, i64::MIN), (Some(seconds(5, 15)), Some(seconds(40, 50))));
+        assert_eq!(bounds(&panes, &hop, 15 * SECOND_US).0, Some(seconds(10, 20)));
+        assert_eq!(bounds(&BTreeSet::new(), &hop, 0), (None, None));
+    }
+
+    #[test]
+    fn rows_of_one_aggregate_go_through_the_next() {
+        let specs = [spec(WindowKind::Tumble, 10), spec(WindowKind::Tumble, 30)];
+        let close = |window, watermark_ms| Some(NextClose { window, watermark_ms });
+        // The row of [20, 30) is in [0, 30), which the second aggregate closes a millisecond later.
+        assert_eq!(next_rows(&[Some(seconds(20, 30)), None], &specs), close(seconds(0, 30), 30_001));
+        assert_eq!(next_rows(&[Some(seconds(30, 40)), Some(seconds(0, 30))], &specs), close(seconds(0, 30), 30_001));
+        assert_eq!(next_rows(&[Some(seconds(20, 30))], &specs[..1]), close(seconds(20, 30), 30_000));
+        assert_eq!(next_rows(&[None, None], &specs), None);
+    }
+}
