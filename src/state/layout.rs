@@ -39,6 +39,16 @@ pub enum Labels {
     Windows,
     /// A pane, which belongs to one or more windows of these.
     Panes(WindowSpec),
+    /// A piece of a session. Pieces of one session have equal keys and overlap, or one ends where the next starts.
+    Sessions(SessionPieces),
+}
+
+/// How pieces of sessions are kept.
+#[derive(Debug, Clone)]
+pub struct SessionPieces {
+    pub gap_us: i64,
+    /// Columns of the state: rows of one session agree in them.
+    pub keys: Vec<usize>,
 }
 
 impl StateLayout {
@@ -61,7 +71,7 @@ impl StateLayout {
         };
         for row in 0..batch.num_rows() {
             match &self.labels {
-                Labels::Windows => push(row, starts.value(row), ends.value(row)),
+                Labels::Windows | Labels::Sessions(_) => push(row, starts.value(row), ends.value(row)),
                 Labels::Panes(spec) => {
                     spec.windows_of_pane(starts.value(row)).for_each(|w| push(row, w.start_us, w.end_us));
                 }
@@ -71,13 +81,29 @@ impl StateLayout {
             return Ok(None);
         }
         let taken = take_record_batch(batch, &UInt32Array::from(rows))?;
-        let mut columns = taken.columns().to_vec();
+        Ok(Some(self.labelled(&taken, start_us, end_us)?))
+    }
+
+    /// The same rows with other starts and ends.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn labelled(&self, batch: &RecordBatch, start_us: Vec<i64>, end_us: Vec<i64>) -> Result<RecordBatch> {
+        let mut columns = batch.columns().to_vec();
         self.relabel(&mut columns, self.start, start_us)?;
         if let Some(time) = self.time {
             self.relabel(&mut columns, time, end_us.iter().map(|end| end.saturating_sub(1000)).collect())?;
         }
         self.relabel(&mut columns, self.end, end_us)?;
-        Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), columns)?))
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    /// The starts and the ends, in microseconds.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn bounds(&self, batch: &RecordBatch) -> Result<(Int64Array, Int64Array)> {
+        Ok((self.micros(batch, self.start)?, self.micros(batch, self.end)?))
     }
 
     /// The rows that some window still needs when all that end up to `watermark_us` are closed; `None`: all of them.
@@ -106,7 +132,8 @@ impl StateLayout {
         Ok(u64::try_from(sum).unwrap_or(0))
     }
 
-    /// The end of the last window of each row, in microseconds.
+    /// The end of the last window of each row, in microseconds. A piece of a session is needed for one gap more: rows
+    /// that come then and would have joined the session are too late.
     ///
     /// # Errors
     /// `Internal`: a defect.
@@ -117,16 +144,21 @@ impl StateLayout {
                 let starts = self.micros(batch, self.start)?;
                 Ok(starts.values().iter().map(|start| spec.last_end(*start)).collect())
             }
+            Labels::Sessions(SessionPieces { gap_us, .. }) => {
+                let ends = self.micros(batch, self.end)?;
+                Ok(ends.values().iter().map(|end| end.saturating_add(*gap_us)).collect())
+            }
         }
     }
 
-    /// The end of the first window that each row belongs to and that ends after `after_us`; the smallest of them.
+    /// The end of the first window that each row belongs to and that ends after `after_us`; the smallest of them. A
+    /// session may end later than its piece.
     ///
     /// # Errors
     /// `Internal`: a defect.
     pub fn next_end(&self, batch: &RecordBatch, after_us: i64) -> Result<Option<i64>> {
         match &self.labels {
-            Labels::Windows => {
+            Labels::Windows | Labels::Sessions(_) => {
                 let ends = self.micros(batch, self.end)?;
                 Ok(ends.values().iter().copied().filter(|end| *end > after_us).min())
             }
@@ -150,7 +182,11 @@ impl StateLayout {
         Ok(u64::try_from(sum).unwrap_or(0))
     }
 
-    fn counts<'a>(&self, batch: &'a RecordBatch) -> Result<&'a Int64Array> {
+    /// The number of input rows of each row.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn counts<'a>(&self, batch: &'a RecordBatch) -> Result<&'a Int64Array> {
         let column = batch.column(self.rows).as_primitive_opt::<Int64Type>();
         column.ok_or_else(|| Error::internal("the state's row count is no Int64"))
     }

@@ -10,6 +10,6 @@ mod manifest;
 mod operator;
 
 pub use file::{StateFile, read as read_file};
-pub use layout::{Labels, StateLayout, micros, timestamps};
+pub use layout::{Labels, SessionPieces, StateLayout, micros, timestamps};
 pub use manifest::{Manifest, OperatorManifest, StateRef};
-pub use operator::{Compaction, FILE_BYTES, OperatorState, StateScan};
+pub use operator::{FILE_BYTES, LiveRows, OperatorState, StateScan};

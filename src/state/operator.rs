@@ -192,17 +192,30 @@ impl OperatorState {
         self.held.iter().map(|held| held.file.bytes).sum()
     }
 
+    /// All rows that are needed still when all windows that end up to `watermark_us` are closed.
+    pub fn live(&self, watermark_us: i64) -> LiveRows {
+        self.live_or_new(watermark_us, self.held.len())
+    }
+
+    /// As `live`, and all rows that were added when there were `files` files.
+    pub fn live_or_new(&self, watermark_us: i64, files: usize) -> LiveRows {
+        let (layout, store) = (self.layout.clone(), self.store.clone());
+        let watermark = |at: usize| if at < files { watermark_us } else { i64::MIN };
+        let left = self.held.iter().enumerate().map(|(at, held)| (held.clone(), watermark(at))).collect();
+        LiveRows { layout, store, left }
+    }
+
     /// Takes the files with the fewest rows out, to be written again as fewer: at least half of them. Returns their
     /// rows, live at `watermark_us`, as a scan that changes no label.
-    pub fn take_small(&mut self, watermark_us: i64) -> Compaction {
+    pub fn take_small(&mut self, watermark_us: i64) -> LiveRows {
         self.held.sort_by_key(|held| std::cmp::Reverse(held.file.rows));
         let keep = self.held.len() / 2;
         // Each file that stays has more rows than all the smaller ones together, so that no row is written often.
         let rows = |held: &[Held]| held.iter().map(|held| held.file.rows).sum::<u64>();
         let large = |at: &usize| self.held[*at].file.rows > rows(&self.held[at + 1..]);
         let keep = (0..keep).take_while(large).count();
-        let left = self.held.split_off(keep).into();
-        Compaction { layout: self.layout.clone(), store: self.store.clone(), left, watermark_us }
+        let left = self.held.split_off(keep).into_iter().map(|held| (held, watermark_us)).collect();
+        LiveRows { layout: self.layout.clone(), store: self.store.clone(), left }
     }
 }
 
@@ -244,25 +257,24 @@ impl StateScan {
     }
 }
 
-/// Rows on their way into fewer files.
-#[derive(Debug)]
-pub struct Compaction {
+/// The rows that some window needs, as they are in the state, file by file.
+#[derive(Debug, Clone)]
+pub struct LiveRows {
     layout: StateLayout,
     store: Store,
-    left: VecDeque<Held>,
-    watermark_us: i64,
+    left: VecDeque<(Held, i64)>,
 }
 
-impl Compaction {
+impl LiveRows {
     /// The next file's rows.
     ///
     /// # Errors
     /// The store's; `Corrupt`.
     pub async fn next(&mut self) -> Result<Option<Vec<RecordBatch>>> {
-        let Some(held) = self.left.pop_front() else { return Ok(None) };
+        let Some((held, watermark_us)) = self.left.pop_front() else { return Ok(None) };
         let mut live = Vec::new();
         for batch in rows_of(held, &self.store, &self.layout).await?.iter() {
-            live.push(self.layout.live(batch, self.watermark_us)?.unwrap_or_else(|| batch.clone()));
+            live.push(self.layout.live(batch, watermark_us)?.unwrap_or_else(|| batch.clone()));
         }
         Ok(Some(live))
     }

@@ -164,6 +164,7 @@ async fn describe_windows(plan: &QueryPlan, late_path: &str) -> Result<String> {
     for (at, operator) in planned.operators.iter().enumerate() {
         let kept = match &operator.layout.labels {
             Labels::Windows => "window".to_owned(),
+            Labels::Sessions(pieces) => format!("piece of a session (gap {})", duration(pieces.gap_us)),
             Labels::Panes(spec) => spec.pane_us().map_or("pane".to_owned(), |us| format!("pane of {}", duration(us))),
         };
         let _ = write!(text, "aggregate {at}: {}\n  state, a row for each key and {kept}\n", operator.name);

@@ -43,6 +43,12 @@ pub fn one_table(plan: &LogicalPlan) -> Result<String> {
     }
 }
 
+/// Windows that nothing is done with, and what to do instead.
+pub const BARE_WINDOW: (&str, &str) = (
+    "a window without an aggregate",
+    "GROUP BY window_start, window_end and the keys, or run it over the stored files with `tidemill query`",
+);
+
 /// What one batch alone cannot answer, and what to do instead.
 pub fn refusal(node: &LogicalPlan) -> Option<(String, &'static str)> {
     const STORED: &str = "run it over the stored files with `tidemill query`";
@@ -57,6 +63,7 @@ pub fn refusal(node: &LogicalPlan) -> Option<(String, &'static str)> {
         LogicalPlan::Join(join) if join.join_type != JoinType::Inner => ("an outer join", STORED),
         LogicalPlan::Join(_) => ("a join", STORED),
         LogicalPlan::Union(_) => ("UNION", "write one INSERT for each branch"),
+        LogicalPlan::Extension(_) => BARE_WINDOW,
         LogicalPlan::Subquery(_) => ("a subquery in an expression", "write the values: IN (1, 2, 3)"),
         LogicalPlan::RecursiveQuery(_) => ("a recursive query", STORED),
         LogicalPlan::Projection(_)

@@ -20,7 +20,7 @@ mod window_time;
 pub use event_time::event_time;
 pub use grouped::{Calls, assign_groups};
 pub use node::WindowAssign;
-pub use planner::register;
+pub use planner::{WindowExtensions, register};
 pub use session::SessionAssign;
 pub use spec::{WINDOWS_PER_ROW_MAX, Window, WindowKind, WindowSpec, duration};
 

@@ -42,7 +42,9 @@ impl QueryPlanner for WindowQueryPlanner {
     }
 }
 
-struct WindowExtensions;
+/// Plans the window nodes as a batch runs them.
+#[derive(Debug)]
+pub struct WindowExtensions;
 
 #[async_trait]
 impl ExtensionPlanner for WindowExtensions {

@@ -61,7 +61,11 @@ async fn aggregate(operator: &OperatorState, index: usize, closed_us: i64, store
     let (first, last) = bounds(&labels, &layout.labels, closed_us);
     Ok(OperatorReport {
         name: manifest.name,
-        kept: if matches!(layout.labels, Labels::Windows) { "windows" } else { "panes" },
+        kept: match layout.labels {
+            Labels::Windows => "windows",
+            Labels::Panes(_) => "panes",
+            Labels::Sessions(_) => "pieces of sessions",
+        },
         open: labels.len() as u64,
         first,
         last,
@@ -77,7 +81,8 @@ async fn aggregate(operator: &OperatorState, index: usize, closed_us: i64, store
 fn bounds(panes: &BTreeSet<(i64, i64)>, labels: &Labels, closed_us: i64) -> (Option<Span>, Option<Span>) {
     let (first, last) = (panes.first(), panes.last());
     match labels {
-        Labels::Windows => {
+        // A session may end later than its pieces: nothing is closed before the end that is shown.
+        Labels::Windows | Labels::Sessions(_) => {
             let span = |(end_us, start_us): &(i64, i64)| Span { start_us: *start_us, end_us: *end_us };
             (first.map(span), last.map(span))
         }

@@ -1,18 +1,23 @@
 //! Windowed aggregates over a stream: panes of partial aggregates in the state, windows out when the watermark passes.
 //!
-//! `stages.rs` cuts the plan at each windowed aggregate; `assign.rs` gives rows their panes and sets late ones aside;
-//! `planner.rs` makes the physical plans of one batch, `run.rs` runs them over the state, and `batch.rs` between the source
-//! and the output.
+//! `stages.rs` cuts the plan at each windowed aggregate, `source.rs` looks at what is below it; `assign.rs` gives rows
+//! their panes, `late.rs` is about those that come too late. Sessions are put together from pieces: `guard.rs` lets rows
+//! in that a session can take, `merge.rs` joins the pieces. `planner.rs` makes the physical plans of one batch, `run.rs`
+//! runs them over the state, and `batch.rs` between the source and the output.
 
 mod assign;
 mod batch;
+mod guard;
+mod late;
+mod merge;
 mod open;
 mod planner;
 mod run;
+mod source;
 mod stages;
 
-pub use assign::LateRows;
 pub use batch::{Parts, SetAside, run_batch};
+pub use late::LateRows;
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};
 pub use run::{OperatorCounts, QueryState, Watermarks, stage_us};
@@ -20,5 +25,7 @@ pub use stages::{Stages, check, needs_state, split};
 
 #[cfg(test)]
 mod corpus_tests;
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 mod tests;

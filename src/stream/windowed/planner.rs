@@ -4,7 +4,7 @@
 //! results are the state; *final* over the state of the windows that close; *partial reduce* to make fewer rows of
 //! state out of many.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
@@ -24,13 +24,17 @@ use datafusion::{
 };
 
 use super::{
-    assign::{Bounds, LateRows, StreamAssignExec},
+    assign::StreamAssignExec,
+    guard::{KnownSessions, SessionGuardExec},
+    late::{Bounds, LateRows, Sieve},
+    merge::{SessionMergeExec, Wanted},
+    source::SessionKeys,
     stages::{Emission, Operator, Stages},
 };
 use crate::{
     error::{Error, Result},
-    state::{Labels, StateLayout},
-    window::WindowAssign,
+    state::{Labels, SessionPieces, StateLayout},
+    window::{SessionAssign, WindowAssign, WindowExtensions, WindowSpec},
 };
 
 /// Rows of state for the scan of a plan.
@@ -45,6 +49,11 @@ pub struct PlannedOperator {
     pub layout: StateLayout,
     /// Where the final aggregate finds the rows of the windows that close.
     pub closing: Arc<Slot>,
+    /// Where the new rows find the sessions that there are.
+    pub known: Arc<KnownSessions>,
+    /// Input rows of the sessions that closed, once the final aggregate has run.
+    pub released: Arc<AtomicU64>,
+    bounds: Bounds,
     whole: Arc<AggregateExec>,
 }
 
@@ -81,15 +90,22 @@ pub async fn plan(stages: &Stages, state: &SessionState, bounds: &[Bounds], late
     let mut operators: Vec<PlannedOperator> = Vec::new();
     let mut emissions: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     for (operator, bounds) in stages.operators.iter().zip(bounds) {
-        let labels = labels(operator);
+        let (labels, known) = (labels(operator), Arc::<KnownSessions>::default());
+        let assign = Assigning {
+            labels: labels.clone(),
+            bounds: *bounds,
+            spec: operator.spec,
+            session: operator.session.clone(),
+            known: Arc::clone(&known),
+        };
         let stage = StagePlanner {
             emissions: emissions.clone(),
-            assign: Some((labels.clone(), *bounds)),
+            assign: Some(assign),
             // What an aggregate gives to the next is never late there.
             late: if operators.is_empty() { Arc::clone(&late) } else { Arc::new(LateRows::new(None)) },
         };
         let physical = physical(&operator.aggregate, state, stage).await?;
-        let planned = take_apart(operator, labels, &physical)?;
+        let planned = take_apart(operator, (labels, known), *bounds, &physical)?;
         emissions.push(planned.finish()?);
         operators.push(planned);
     }
@@ -99,7 +115,11 @@ pub async fn plan(stages: &Stages, state: &SessionState, bounds: &[Bounds], late
 }
 
 fn labels(operator: &Operator) -> Labels {
-    if operator.panes { Labels::Panes(operator.spec) } else { Labels::Windows }
+    match &operator.session {
+        Some(keys) => Labels::Sessions(SessionPieces { gap_us: operator.spec.size_us, keys: keys.groups.clone() }),
+        None if operator.panes => Labels::Panes(operator.spec),
+        None => Labels::Windows,
+    }
 }
 
 async fn physical(plan: &LogicalPlan, state: &SessionState, stage: StagePlanner) -> Result<Arc<dyn ExecutionPlan>> {
@@ -107,7 +127,12 @@ async fn physical(plan: &LogicalPlan, state: &SessionState, stage: StagePlanner)
     Ok(planner.create_physical_plan(plan, state).await?)
 }
 
-fn take_apart(operator: &Operator, labels: Labels, physical: &Arc<dyn ExecutionPlan>) -> Result<PlannedOperator> {
+fn take_apart(
+    operator: &Operator,
+    (labels, known): (Labels, Arc<KnownSessions>),
+    bounds: Bounds,
+    physical: &Arc<dyn ExecutionPlan>,
+) -> Result<PlannedOperator> {
     let unknown = || Error::internal(format!("the aggregate {} was planned in an unknown way", operator.name));
     let single = |aggregate: &&AggregateExec| {
         matches!(aggregate.mode(), AggregateMode::Single | AggregateMode::SinglePartitioned)
@@ -130,6 +155,9 @@ fn take_apart(operator: &Operator, labels: Labels, physical: &Arc<dyn ExecutionP
         partial: Arc::new(partial),
         layout,
         closing: Arc::default(),
+        known,
+        released: Arc::default(),
+        bounds,
         whole: Arc::new(whole.clone()),
     })
 }
@@ -137,7 +165,9 @@ fn take_apart(operator: &Operator, labels: Labels, physical: &Arc<dyn ExecutionP
 impl PlannedOperator {
     /// From rows of state to the aggregate's rows.
     fn finish(&self) -> Result<Arc<dyn ExecutionPlan>> {
-        self.over_state(AggregateMode::Final, Arc::clone(&self.closing))
+        let (from_us, to_us) = (self.bounds.closed_us, self.bounds.closing_us);
+        let wanted = Wanted::Closing { from_us, to_us, released: Arc::clone(&self.released) };
+        self.over_state(AggregateMode::Final, Arc::clone(&self.closing), wanted)
     }
 
     /// From rows of state to fewer.
@@ -145,22 +175,40 @@ impl PlannedOperator {
     /// # Errors
     /// DataFusion's.
     pub fn reduce(&self, rows: StateRows) -> Result<Arc<dyn ExecutionPlan>> {
-        let slot = Arc::new(Slot::default());
-        slot.put(rows);
-        self.over_state(AggregateMode::PartialReduce, slot)
+        self.reduced(rows, Wanted::All)
     }
 
-    fn over_state(&self, mode: AggregateMode, slot: Arc<Slot>) -> Result<Arc<dyn ExecutionPlan>> {
+    /// From the pieces of sessions to those that must be written anew when all that end up to `to_us` are closed, because
+    /// their session outlives them.
+    ///
+    /// # Errors
+    /// DataFusion's.
+    pub fn outlived(&self, rows: StateRows, to_us: i64) -> Result<Arc<dyn ExecutionPlan>> {
+        self.reduced(rows, Wanted::Outlived { to_us })
+    }
+
+    fn reduced(&self, rows: StateRows, wanted: Wanted) -> Result<Arc<dyn ExecutionPlan>> {
+        let slot = Arc::new(Slot::default());
+        slot.put(rows);
+        self.over_state(AggregateMode::PartialReduce, slot, wanted)
+    }
+
+    /// `wanted` is for sessions only: other windows have their bounds already.
+    fn over_state(&self, mode: AggregateMode, slot: Arc<Slot>, wanted: Wanted) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = Arc::clone(&self.layout.schema);
         let partition = StateStream { schema: Arc::clone(&schema), slot };
-        let scan = StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, [], false, None)?;
+        let mut rows: Arc<dyn ExecutionPlan> =
+            Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, [], false, None)?);
+        if let Labels::Sessions(_) = self.layout.labels {
+            rows = Arc::new(SessionMergeExec::over(rows, self.layout.clone(), wanted)?);
+        }
         let count = self.whole.aggr_expr().len();
         Ok(Arc::new(AggregateExec::try_new(
             mode,
             self.whole.group_expr().as_final(),
             self.whole.aggr_expr().to_vec(),
             vec![None; count],
-            Arc::new(scan),
+            rows,
             self.whole.input_schema(),
         )?))
     }
@@ -207,38 +255,75 @@ impl PartitionStream for StateStream {
 struct StagePlanner {
     /// Of the operators before.
     emissions: Vec<Arc<dyn ExecutionPlan>>,
-    /// For the one window of this stage.
-    assign: Option<(Labels, Bounds)>,
+    assign: Option<Assigning>,
     late: Arc<LateRows>,
+}
+
+/// The one window of a stage.
+struct Assigning {
+    labels: Labels,
+    bounds: Bounds,
+    spec: WindowSpec,
+    session: Option<SessionKeys>,
+    known: Arc<KnownSessions>,
 }
 
 #[async_trait]
 impl ExtensionPlanner for StagePlanner {
     async fn plan_extension(
         &self,
-        _planner: &dyn PhysicalPlanner,
+        planner: &dyn PhysicalPlanner,
         node: &dyn UserDefinedLogicalNode,
-        _logical_inputs: &[&LogicalPlan],
+        logical_inputs: &[&LogicalPlan],
         physical_inputs: &[Arc<dyn ExecutionPlan>],
-        _session: &dyn Session,
-        _context: &PhysicalPlanningContext,
+        session: &dyn Session,
+        context: &PhysicalPlanningContext,
     ) -> DataFusionResult<Option<Arc<dyn ExecutionPlan>>> {
         if let Some(emission) = node.as_any().downcast_ref::<Emission>() {
             return Ok(self.emissions.get(emission.index).cloned());
         }
-        let Some(window) = node.as_any().downcast_ref::<WindowAssign>() else { return Ok(None) };
-        let (Some((labels, bounds)), [input]) = (&self.assign, physical_inputs) else {
+        let (window, sessions) = (node.as_any().downcast_ref(), node.as_any().downcast_ref());
+        if window.is_none() && sessions.is_none() {
+            return Ok(None);
+        }
+        let (Some(assign), [input]) = (&self.assign, physical_inputs) else {
             return plan_err!("a window without an aggregate over it");
         };
+        if let Some(window) = window {
+            return Ok(Some(self.windows(window, assign, input)?));
+        }
+        let Some(sessions) = sessions else { return Ok(None) };
+        let sessions: &SessionAssign = sessions;
+        let schema = sessions.input.schema();
+        let keys = assign.session.iter().flat_map(|keys| &keys.exprs);
+        let keys = keys.map(|key| planner.create_physical_expr(key, schema, session, context));
+        let keys = keys.collect::<DataFusionResult<Vec<_>>>()?;
+        let time = schema.index_of_column(&sessions.time)?;
+        let sieve = Sieve::new(&input.schema(), time, assign.spec, assign.bounds);
+        let (known, late) = (Arc::clone(&assign.known), Arc::clone(&self.late));
+        let guarded: Arc<dyn ExecutionPlan> =
+            Arc::new(SessionGuardExec::new(Arc::clone(input), sieve, keys, known, late));
+        // Within a batch rows are put into sessions as those of a table are.
+        WindowExtensions.plan_extension(planner, node, logical_inputs, &[guarded], session, context).await
+    }
+}
+
+impl StagePlanner {
+    fn windows(
+        &self,
+        window: &WindowAssign,
+        assign: &Assigning,
+        input: &Arc<dyn ExecutionPlan>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let time = window.input.schema().index_of_column(&window.time)?;
         let schema = Arc::clone(window.schema().inner());
-        Ok(Some(Arc::new(StreamAssignExec::new(
+        Ok(Arc::new(StreamAssignExec::new(
             Arc::clone(input),
             (window.kept(), time),
-            (window.spec, labels.clone()),
-            *bounds,
+            (window.spec, assign.labels.clone()),
+            assign.bounds,
             schema,
             Arc::clone(&self.late),
-        ))))
+        )))
     }
 }

@@ -8,12 +8,15 @@ use std::{
     },
 };
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{BooleanArray, RecordBatch},
+    compute::filter_record_batch,
+};
 use datafusion::physical_plan::execute_stream;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::{
-    assign::Bounds,
+    late::Bounds,
     planner::{PlannedOperator, PlannedStages, StateRows},
 };
 use crate::{
@@ -21,12 +24,12 @@ use crate::{
     clock::Stopwatch,
     error::{Error, Result},
     event_time::{NO_WATERMARK_MS, WatermarkTracker},
-    state::{FILE_BYTES, Manifest, OperatorState, StateRef, StateScan},
+    state::{FILE_BYTES, Labels, LiveRows, Manifest, OperatorState, StateLayout, StateRef, StateScan},
     store::Store,
 };
 
 /// A batch that leaves more files of state than this makes fewer of them.
-const FILES_MAX: usize = 16;
+const FILES_MAX: usize = if cfg!(test) { 3 } else { 16 };
 /// What an aggregate gives has the event time of its window's end less a millisecond, so the watermark of an aggregate
 /// over it is that much behind.
 const STAGE_DELAY_US: i64 = 1_000;
@@ -56,7 +59,8 @@ impl Watermarks {
     pub fn bounds(self, index: usize, future_us: i64) -> Bounds {
         // Windows are in time by their own watermark: only records come from clocks that may be wrong.
         let future_us = if index == 0 { future_us } else { i64::MAX };
-        Bounds { closed_us: stage_us(self.from_ms, index), future_us }
+        let (closed_us, closing_us) = (stage_us(self.from_ms, index), stage_us(self.to_ms, index));
+        Bounds { closed_us, closing_us, future_us }
     }
 }
 
@@ -168,20 +172,30 @@ impl QueryState {
         let (mut first, mut held_first, mut counted) = (None, 0, Vec::new());
         for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
             let (before, step) = (state.rows(), Stopwatch::start());
-            let held = absorb(operator, state, planned, &mut files).await?;
+            let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
+            let is_session = matches!(state.layout.labels, Labels::Sessions(_));
+            if is_session {
+                operator.known.put(state.live(from_us), state.layout.clone());
+            }
+            let held = absorb(operator, state, planned, from_us, &mut files).await?;
             counted.push(OperatorCounts {
                 name: operator.name.clone(),
                 updated: state.rows().saturating_sub(before),
                 update_ms: step.elapsed_ms(),
                 ..OperatorCounts::default()
             });
-            let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
-            let scan = state.scan(from_us, to_us);
+            let (rows, released) = if is_session {
+                (pieces(state, from_us, to_us), Arc::clone(&operator.released))
+            } else {
+                let scan = state.scan(from_us, to_us);
+                let released = scan.released();
+                (stream(scan), released)
+            };
             if index == 0 {
-                (first, held_first) = (Some(scan.released()), held);
+                (first, held_first) = (Some(released), held);
             }
             if to_us > from_us {
-                operator.closing.put(stream(scan));
+                operator.closing.put(rows);
             }
         }
         Ok(Absorbed { held: held_first, released: first.unwrap_or_default(), operators: counted, watermarks, files })
@@ -197,7 +211,11 @@ impl QueryState {
         let states = self.operators.iter_mut().zip(&mut operators);
         for (index, (operator, (state, counts))) in planned.operators.iter().zip(states).enumerate() {
             let (before, step) = (state.rows(), Stopwatch::start());
-            let to_us = stage_us(watermarks.to_ms, index);
+            let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
+            if to_us > from_us && matches!(state.layout.labels, Labels::Sessions(_)) {
+                let live = pieces(state, from_us, to_us);
+                write_outlived(operator, state, planned, (live, to_us), &mut files).await?;
+            }
             state.expire(to_us)?;
             counts.removed = before.saturating_sub(state.rows());
             if state.files() > FILES_MAX {
@@ -303,17 +321,38 @@ async fn absorb(
     operator: &PlannedOperator,
     state: &mut OperatorState,
     planned: &PlannedStages,
+    closed_us: i64,
     files: &mut FileNames,
 ) -> Result<u64> {
+    let before = state.files();
     let rows = execute_stream(Arc::clone(&operator.partial), Arc::clone(&planned.task))?;
-    let mut held = 0;
+    let (mut held, mut outlived) = (0, false);
     let layout = state.layout.clone();
+    let is_session = matches!(layout.labels, Labels::Sessions(_));
     let mut count = |batch: &RecordBatch| -> Result<()> {
         held += layout.input_rows(batch)?;
+        outlived |= is_session && layout.last_ends(batch)?.iter().any(|end| *end <= closed_us);
         Ok(())
     };
     keep(rows, state, files, &mut count).await?;
+    if outlived {
+        // An old row that an open session took: by its own bounds it would be forgotten already.
+        let rows = starting(live(state.live_or_new(closed_us, before)), layout, closed_us);
+        write_outlived(operator, state, planned, (rows, closed_us), files).await?;
+    }
     Ok(held)
+}
+
+/// Writes the pieces of sessions anew, with the bounds of their session, that would be forgotten before it.
+async fn write_outlived(
+    operator: &PlannedOperator,
+    state: &mut OperatorState,
+    planned: &PlannedStages,
+    (rows, to_us): (StateRows, i64),
+    files: &mut FileNames,
+) -> Result<()> {
+    let rows = execute_stream(operator.outlived(rows, to_us)?, Arc::clone(&planned.task))?;
+    keep(rows, state, files, &mut |_| Ok(())).await
 }
 
 async fn keep(
@@ -349,19 +388,8 @@ async fn compact(
     watermark_us: i64,
     files: &mut FileNames,
 ) -> Result<()> {
-    let compaction = state.take_small(watermark_us);
-    let rows = futures::stream::try_unfold((compaction, Vec::new()), |(mut compaction, mut ready)| async move {
-        loop {
-            if let Some(batch) = ready.pop() {
-                return Ok(Some((batch, (compaction, ready))));
-            }
-            match compaction.next().await? {
-                Some(batches) => ready = batches,
-                None => return Ok(None),
-            }
-        }
-    });
-    let reduced = operator.reduce(Box::pin(rows))?;
+    let rows = live(state.take_small(watermark_us));
+    let reduced = operator.reduce(rows)?;
     let rows = execute_stream(reduced, Arc::clone(&planned.task))?;
     keep(rows, state, files, &mut |_| Ok(())).await
 }
@@ -371,4 +399,35 @@ fn stream(scan: StateScan) -> StateRows {
         scan,
         |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
     ))
+}
+
+/// The pieces of all sessions that may end after `from_us` and not after `to_us`.
+fn pieces(state: &OperatorState, from_us: i64, to_us: i64) -> StateRows {
+    starting(live(state.live(from_us)), state.layout.clone(), to_us)
+}
+
+/// The pieces that start up to `to_us`: what starts later is of sessions that end later.
+fn starting(rows: StateRows, layout: StateLayout, to_us: i64) -> StateRows {
+    Box::pin(rows.and_then(move |batch| {
+        let layout = layout.clone();
+        async move {
+            let (starts, _) = layout.bounds(&batch)?;
+            let starts_before = BooleanArray::from_iter(starts.values().iter().map(|start| Some(*start <= to_us)));
+            Ok(filter_record_batch(&batch, &starts_before)?)
+        }
+    }))
+}
+
+fn live(rows: LiveRows) -> StateRows {
+    Box::pin(futures::stream::try_unfold((rows, Vec::new()), |(mut rows, mut ready)| async move {
+        loop {
+            if let Some(batch) = ready.pop() {
+                return Ok(Some((batch, (rows, ready))));
+            }
+            match rows.next().await? {
+                Some(batches) => ready = batches,
+                None => return Ok(None),
+            }
+        }
+    }))
 }

@@ -15,13 +15,14 @@ use datafusion::{
     logical_expr::{Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder, UserDefinedLogicalNodeCore, lit},
 };
 
-use super::assign::late_schema;
+use super::{
+    late::late_schema,
+    source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column},
+};
 use crate::{
     error::{Error, Result},
     stream::stateless,
-    window::{
-        EVENT_TIME_KEY, SessionAssign, WINDOW_END, WINDOW_KEY, WINDOW_START, WindowAssign, WindowKind, WindowSpec,
-    },
+    window::{EVENT_TIME_KEY, WINDOW_END, WINDOW_KEY, WINDOW_START, WindowKind, WindowSpec},
 };
 
 /// The hidden aggregate that counts input rows.
@@ -38,7 +39,7 @@ pub struct Stages {
 /// A windowed aggregate.
 #[derive(Debug, Clone)]
 pub struct Operator {
-    /// An `Aggregate` over a `WindowAssign`; its last aggregate counts the input rows.
+    /// An `Aggregate` over a `WindowAssign` or `SessionAssign`; its last aggregate counts the input rows.
     pub aggregate: LogicalPlan,
     pub spec: WindowSpec,
     /// Rows are kept by pane, not by window: nothing below the aggregate looks at the window.
@@ -48,6 +49,8 @@ pub struct Operator {
     pub end: usize,
     /// Which one is its event time, if any.
     pub time: Option<usize>,
+    /// What keeps sessions apart, if the windows are sessions.
+    pub session: Option<SessionKeys>,
     /// How it is shown.
     pub name: String,
 }
@@ -62,7 +65,7 @@ impl Stages {
     pub fn late_schema(&self) -> Option<SchemaRef> {
         let first = self.operators.first()?;
         let assign = source_window(&first.aggregate)?;
-        Some(late_schema(assign.input.schema().as_arrow()))
+        Some(late_schema(assign.input().schema().as_arrow()))
     }
 }
 
@@ -130,24 +133,9 @@ pub fn split(plan: LogicalPlan) -> Result<Stages> {
     Ok(Stages { operators, rest: rest.data })
 }
 
-/// The window that the rows of an aggregate were given, with nothing in between that needs more than one row.
-fn source_window(node: &LogicalPlan) -> Option<WindowAssign> {
-    let mut node = *node.inputs().first()?;
-    loop {
-        match node {
-            LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {
-                node = *node.inputs().first()?;
-            }
-            LogicalPlan::Extension(extension) => {
-                return extension.node.as_any().downcast_ref::<WindowAssign>().cloned();
-            }
-            _ => return None,
-        }
-    }
-}
-
 /// The operator, and what stands in the aggregate's place: a projection of its emission.
-fn cut(aggregate: &Aggregate, assign: &WindowAssign, index: usize) -> Result<(Operator, LogicalPlan)> {
+fn cut(aggregate: &Aggregate, assign: &Source, index: usize) -> Result<(Operator, LogicalPlan)> {
+    let spec = assign.spec()?;
     let input = aggregate.input.schema();
     let marked = |expr: &Expr, which: &str| match expr {
         Expr::Column(column) => input
@@ -162,7 +150,7 @@ fn cut(aggregate: &Aggregate, assign: &WindowAssign, index: usize) -> Result<(Op
             .help("write one INSERT for each grouping"));
     }
     let given = (find(&groups, WINDOW_START), find(&groups, WINDOW_END));
-    let enough = match assign.spec.kind {
+    let enough = match spec.kind {
         WindowKind::Cumulate { .. } => given.0.is_some() && given.1.is_some(),
         _ => given.0.is_some() || given.1.is_some(),
     };
@@ -186,7 +174,11 @@ fn cut(aggregate: &Aggregate, assign: &WindowAssign, index: usize) -> Result<(Op
         }
         _ => false,
     });
-    let panes = assign.spec.kind == WindowKind::Tumble || !looks_at_windows(aggregate, &groups)?;
+    let session = match assign {
+        Source::Session(session) => Some(session_keys(aggregate, &groups, session)?),
+        Source::Window(_) => None,
+    };
+    let panes = session.is_none() && (spec.kind == WindowKind::Tumble || !looks_at_windows(aggregate, &groups)?);
     let counted = count(lit(1i64)).alias(ROWS);
     let mut aggregates = aggregate.aggr_expr.clone();
     aggregates.push(counted);
@@ -201,57 +193,14 @@ fn cut(aggregate: &Aggregate, assign: &WindowAssign, index: usize) -> Result<(Op
         Expr::Column(Column::from(schema.qualified_field(from)))
     });
     let above = LogicalPlanBuilder::from(emission).project(columns)?.build()?;
-    let name = format!("{} grouped by {}", assign.spec, list(&aggregate.group_expr));
-    let operator =
-        Operator { aggregate: LogicalPlan::Aggregate(widened), spec: assign.spec, panes, start, end, time, name };
+    let name = format!("{spec} grouped by {}", list(&aggregate.group_expr));
+    let aggregate = LogicalPlan::Aggregate(widened);
+    let operator = Operator { aggregate, spec, panes, start, end, time, session, name };
     Ok((operator, above))
 }
 
 fn list(exprs: &[Expr]) -> String {
     exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// The window column that the aggregate does not group by.
-fn window_column(aggregate: &Aggregate, which: &str) -> Result<Expr> {
-    let input = aggregate.input.schema();
-    let is_it = |at: &usize| input.field(*at).metadata().get(WINDOW_KEY).is_some_and(|value| value == which);
-    let found = (0..input.fields().len()).find(is_it);
-    let at = found.ok_or_else(|| {
-        Error::unsupported(format!("the windows are grouped by, but {which} was left out on the way"))
-            .help("select window_start and window_end in the subquery, and GROUP BY both")
-    })?;
-    Ok(Expr::Column(Column::from(input.qualified_field(at))))
-}
-
-/// Does an expression between the window and the aggregate need to know the window? Then a pane is not enough.
-fn looks_at_windows(aggregate: &Aggregate, groups: &[Expr]) -> Result<bool> {
-    let uses = |expr: &Expr, schema: &DFSchemaRef| {
-        expr.column_refs().iter().any(|column| {
-            schema.index_of_column(column).is_ok_and(|at| schema.field(at).metadata().contains_key(WINDOW_KEY))
-                || column.name == crate::window::WINDOW_TIME
-        })
-    };
-    let input = aggregate.input.schema();
-    let plain = |expr: &&Expr| !matches!(expr, Expr::Column(_));
-    if groups.iter().filter(plain).chain(&aggregate.aggr_expr).any(|expr| uses(expr, input)) {
-        return Ok(true);
-    }
-    let mut found = false;
-    aggregate.input.apply(|node| {
-        if let LogicalPlan::Extension(_) = node {
-            return Ok(TreeNodeRecursion::Stop);
-        }
-        if let (LogicalPlan::Filter(_) | LogicalPlan::Projection(_), [below]) = (node, node.inputs().as_slice()) {
-            let exprs = node.expressions();
-            let schema = below.schema();
-            found |= exprs
-                .iter()
-                .filter(|expr| !matches!((*expr).clone().unalias(), Expr::Column(_)))
-                .any(|expr| uses(expr, schema));
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(found)
 }
 
 /// Refuses what cannot be answered once per closed window, or row by row.
@@ -263,6 +212,12 @@ pub fn check(stages: &Stages) -> Result<()> {
     for (at, operator) in stages.operators.iter().enumerate() {
         let LogicalPlan::Aggregate(aggregate) = &operator.aggregate else { continue };
         check_part(&aggregate.input, at.checked_sub(1).and_then(|before| stages.operators.get(before)), &mut scans)?;
+    }
+    let assigns = |node: &LogicalPlan| Ok(Source::of(node).is_some());
+    if stages.rest.exists(assigns)? {
+        return Err(
+            Error::unsupported(format!("{} over a stream", stateless::BARE_WINDOW.0)).help(stateless::BARE_WINDOW.1)
+        );
     }
     check_part(&stages.rest, stages.operators.last(), &mut scans)?;
     if scans > 1 {
@@ -292,9 +247,6 @@ fn check_part(plan: &LogicalPlan, before: Option<&Operator>, scans: &mut usize) 
 fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Option<(String, &'static str)> {
     const GROUP: &str = "group by window_start and window_end too: FROM TUMBLE(table, time, INTERVAL '1 minute')";
     match node {
-        LogicalPlan::Extension(extension) if extension.node.as_any().is::<SessionAssign>() => {
-            Some(("a session window".to_owned(), "run it over the stored files with `tidemill query`"))
-        }
         LogicalPlan::Extension(_) => None,
         LogicalPlan::Aggregate(aggregate)
             if before.is_some_and(|before| is_per_window(&aggregate.group_expr, node, before)) =>
@@ -335,6 +287,8 @@ fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &Operator) -> bool {
     };
     match before.spec.kind {
         WindowKind::Cumulate { .. } => has(WINDOW_START) && has(WINDOW_END),
+        // Sessions of different keys that start together end at different times.
+        WindowKind::Session => has(WINDOW_END),
         _ => has(WINDOW_START) || has(WINDOW_END),
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     stream::plan::QueryPlan,
 };
 
-const SECOND_US: i64 = 1_000_000;
+pub(super) const SECOND_US: i64 = 1_000_000;
 
 /// Windows in the spellings that a user may write; each with the columns that every query groups by.
 const WINDOWS: &[&str] = &[
@@ -35,7 +35,7 @@ const WINDOWS: &[&str] = &[
     "TABLE(TUMBLE(TABLE prices, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '3' SECOND))",
 ];
 
-const AGGREGATES: &[&str] = &[
+pub(super) const AGGREGATES: &[&str] = &[
     "count(*)",
     "count(price)",
     "sum(size)",
@@ -54,7 +54,7 @@ const AGGREGATES: &[&str] = &[
 ];
 
 /// Plans over the aggregate; `{}` is the aggregate's SELECT.
-const ABOVE: &[&str] = &[
+pub(super) const ABOVE: &[&str] = &[
     "{}",
     "SELECT * FROM ({}) WHERE a0 IS NOT NULL",
     "SELECT window_start, window_end, a0, row_number() OVER (PARTITION BY window_start, window_end ORDER BY k, a0) AS rank FROM ({})",
@@ -96,7 +96,7 @@ impl Shape {
 }
 
 /// One event: its time in seconds (with a few microseconds), or none.
-type Event = (Option<i64>, i64, u8, Option<i64>, i64);
+pub(super) type Event = (Option<i64>, i64, u8, Option<i64>, i64);
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let pick = |from: &'static [&'static str]| proptest::sample::select(from);
@@ -113,7 +113,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
     )
 }
 
-fn events() -> impl Strategy<Value = Vec<Vec<Event>>> {
+pub(super) fn events() -> impl Strategy<Value = Vec<Vec<Event>>> {
     let time = prop_oneof![20 => (-30i64..120).prop_map(Some), 1 => Just(None)];
     let fine = prop_oneof![3 => Just(0i64), 1 => Just(-1), 1 => Just(1)];
     let price = prop_oneof![9 => (0i64..100).prop_map(Some), 1 => Just(None)];
@@ -121,7 +121,7 @@ fn events() -> impl Strategy<Value = Vec<Vec<Event>>> {
     proptest::collection::vec(proptest::collection::vec(event, 0..12), 1..14)
 }
 
-fn job(select: &str) -> Job {
+pub(super) fn job(select: &str) -> Job {
     let sql = format!(
         "CREATE TABLE prices (id BIGINT, ts TIMESTAMP, symbol STRING, price DOUBLE, size BIGINT, \
          WATERMARK FOR ts AS ts - INTERVAL '5' SECOND) \
@@ -131,7 +131,7 @@ fn job(select: &str) -> Job {
     Job::parse("job.sql", &sql, &Variables::default()).unwrap()
 }
 
-fn rows(events: &[(i64, Event)], job: &Job) -> RecordBatch {
+pub(super) fn rows(events: &[(i64, Event)], job: &Job) -> RecordBatch {
     let ids: ArrayRef = Arc::new(events.iter().map(|(id, _)| *id).collect::<Int64Array>());
     let events: Vec<Event> = events.iter().map(|(_, event)| *event).collect();
     let micros = |(time, fine, ..): &Event| time.map(|time| time * SECOND_US + fine);
@@ -159,24 +159,25 @@ fn lines(batches: &[RecordBatch]) -> Vec<String> {
 }
 
 /// What a stream made of the events.
-struct Streamed {
-    lines: Vec<String>,
+#[derive(Default)]
+pub(super) struct Streamed {
+    pub(super) lines: Vec<String>,
     /// Rows that were set aside.
-    late: usize,
-    ledger: Ledger,
+    pub(super) late: usize,
+    pub(super) ledger: Ledger,
 }
 
 /// A stream in memory: only the source and the sink are not there.
-struct Stream<'a> {
+pub(super) struct Stream<'a> {
     plan: &'a QueryPlan,
-    state: QueryState,
+    pub(super) state: QueryState,
     store: Store,
-    from_ms: i64,
+    pub(super) from_ms: i64,
     batch: u64,
 }
 
 impl<'a> Stream<'a> {
-    async fn new(plan: &'a QueryPlan, store: Store) -> Self {
+    pub(super) async fn new(plan: &'a QueryPlan, store: Store) -> Self {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await.unwrap().planned;
         let tracker = WatermarkTracker::new(plan.watermark().unwrap().clone());
@@ -185,7 +186,7 @@ impl<'a> Stream<'a> {
     }
 
     /// One batch.
-    async fn run(&mut self, rows: &RecordBatch, to_ms: i64, out: &mut Streamed) {
+    pub(super) async fn run(&mut self, rows: &RecordBatch, to_ms: i64, out: &mut Streamed) {
         let watermarks = Watermarks { from_ms: self.from_ms, to_ms };
         let (late_in, mut late_out) = channel(100);
         let windowed = self.plan.windowed(0, (watermarks, i64::MAX), Some(late_in)).await.unwrap();
@@ -230,7 +231,7 @@ fn check(shape: &Shape, batches: &[Vec<Event>]) -> TestCaseResult {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().display().to_string()).await.unwrap();
         let mut stream = Stream::new(&plan, store).await;
-        let mut out = Streamed { lines: Vec::new(), late: 0, ledger: Ledger::default() };
+        let mut out = Streamed::default();
         let (mut all, mut next_id, mut newest) = (Vec::new(), 0, i64::MIN);
         let (mut to_ms, mut late) = (NO_WATERMARK_MS, 0);
         let spec = plan.stages().unwrap().operators[0].spec;
@@ -272,7 +273,7 @@ fn check(shape: &Shape, batches: &[Vec<Event>]) -> TestCaseResult {
 }
 
 /// The same query, once over everything that was in time.
-async fn batch_query(all: &[RecordBatch], job: &Job) -> Vec<String> {
+pub(super) async fn batch_query(all: &[RecordBatch], job: &Job) -> Vec<String> {
     let context = session(SessionLimits { memory_bytes: 64 << 20, partitions: 1 }).unwrap();
     let schema = job.tables[0].schema();
     let whole = concat_batches(&schema, all).unwrap();

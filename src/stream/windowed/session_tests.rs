@@ -1,0 +1,242 @@
+//! The oracle for sessions: whatever the cuts, restarts and compactions, the sessions of a stream are those of one batch
+//! query over the rows that were let in, and a small model says which those are.
+
+use std::collections::BTreeMap;
+
+use proptest::{prelude::*, test_runner::TestCaseResult};
+
+use super::tests::{ABOVE, AGGREGATES, Event, SECOND_US, Stream, Streamed, batch_query, events, job, rows};
+use crate::{error::ErrorKind, event_time::NO_WATERMARK_MS, store::Store, stream::plan::QueryPlan};
+
+/// The gap of all sessions here, in seconds.
+const GAP_S: i64 = 6;
+
+/// What keeps sessions apart.
+#[derive(Debug, Clone, Copy)]
+enum Keys {
+    None,
+    Symbol,
+    /// NULL for some.
+    Bracket,
+}
+
+/// Windows and GROUP BY, in the spellings that a user may write; `{s}` is what is selected, `{w}` a WHERE.
+const SESSIONS: &[(Keys, &str)] = &[
+    (
+        Keys::Symbol,
+        "SELECT window_start, window_end, window_time, symbol AS k, {s} FROM TABLE(SESSION(TABLE prices PARTITION BY \
+         symbol, DESCRIPTOR(ts), INTERVAL '6' SECOND)) GROUP BY window_start, window_end, window_time, symbol",
+    ),
+    (
+        Keys::None,
+        "SELECT window_start, window_end, window_time, 'all' AS k, {s} FROM TABLE(SESSION(TABLE prices, \
+         DESCRIPTOR(ts), INTERVAL '6' SECOND)) GROUP BY window_start, window_end, window_time",
+    ),
+    // Groups finer than the sessions.
+    (
+        Keys::Symbol,
+        "SELECT window_start, window_end, window_time, symbol AS k, {s} FROM TABLE(SESSION(TABLE prices PARTITION BY \
+         symbol, DESCRIPTOR(ts), INTERVAL '6' SECOND)) GROUP BY size % 3, window_time, window_end, symbol, window_start",
+    ),
+    (
+        Keys::None,
+        "SELECT window_start, window_end, window_time, symbol AS k, {s} FROM TABLE(SESSION(TABLE prices, \
+         DESCRIPTOR(ts), INTERVAL '6' SECOND)) GROUP BY window_start, window_end, window_time, symbol",
+    ),
+    (
+        Keys::Symbol,
+        "SELECT w['start'] AS window_start, w['end'] AS window_end, * FROM (SELECT SESSION(INTERVAL '6 seconds') AS w, \
+         symbol AS k, {s} FROM prices {w} GROUP BY SESSION(INTERVAL '6 seconds'), symbol)",
+    ),
+    (
+        Keys::Bracket,
+        "SELECT w['start'] AS window_start, w['end'] AS window_end, * FROM (SELECT session_window(ts, '6 seconds') AS w, \
+         CAST(price / 50 AS BIGINT) AS k, {s} FROM prices {w} GROUP BY CAST(price / 50 AS BIGINT), \
+         session_window(ts, '6 seconds'))",
+    ),
+];
+
+#[derive(Debug, Clone)]
+struct Shape {
+    session: (Keys, &'static str),
+    aggregates: Vec<&'static str>,
+    above: &'static str,
+}
+
+impl Shape {
+    fn is_filtered(&self) -> bool {
+        self.session.1.contains("{w}")
+    }
+
+    fn sql(&self) -> String {
+        let aggregates: Vec<String> =
+            self.aggregates.iter().enumerate().map(|(at, aggregate)| format!("{aggregate} AS a{at}")).collect();
+        let select = self.session.1.replace("{s}", &aggregates.join(", ")).replace("{w}", "WHERE size % 3 <> 1");
+        self.above.replace("{}", &select)
+    }
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    let aggregates = proptest::collection::vec(proptest::sample::select(AGGREGATES), 1..4);
+    let above = proptest::sample::select(ABOVE);
+    (proptest::sample::select(SESSIONS), aggregates, above).prop_map(|(session, mut aggregates, above)| {
+        // DataFusion's push_down_leaf_projections fails on equal aggregates beside w['start'].
+        aggregates.sort_unstable();
+        aggregates.dedup();
+        // Only windows in FROM have the column `window_time`.
+        let above = if session.1.contains("window_time") { above } else { "{}" };
+        Shape { session, aggregates, above }
+    })
+}
+
+/// The sessions of what was let in.
+#[derive(Debug, Default)]
+struct Model {
+    times: BTreeMap<String, Vec<i64>>,
+}
+
+impl Model {
+    fn key(keys: Keys, event: &Event) -> String {
+        match keys {
+            Keys::None => String::new(),
+            Keys::Symbol => event.2.to_string(),
+            Keys::Bracket => event.3.map_or("NULL".to_owned(), |price| (price / 50).to_string()),
+        }
+    }
+
+    fn sessions(&self, key: &str) -> Vec<(i64, i64)> {
+        let mut times = self.times.get(key).cloned().unwrap_or_default();
+        times.sort_unstable();
+        let mut sessions: Vec<(i64, i64)> = Vec::new();
+        for time in times {
+            match sessions.last_mut() {
+                Some(last) if time <= last.1 => last.1 = time + GAP_S * SECOND_US,
+                _ => sessions.push((time, time + GAP_S * SECOND_US)),
+            }
+        }
+        sessions
+    }
+
+    fn lets_in(&self, key: &str, time: i64, closed_us: i64) -> bool {
+        let sessions = self.sessions(key);
+        let inside = sessions.iter().any(|(start, end)| *end > closed_us && *start <= time && time <= *end);
+        let written_before = sessions.iter().filter(|(_, end)| *end <= closed_us).all(|(_, end)| *end < time);
+        time > closed_us || inside || (time + GAP_S * SECOND_US > closed_us && written_before)
+    }
+}
+
+fn check(shape: &Shape, batches: &[Vec<Event>]) -> TestCaseResult {
+    let sql = shape.sql();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let job = job(&sql);
+        let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().display().to_string()).await.unwrap();
+        let (mut stream, mut out, mut model) = (Stream::new(&plan, store).await, Streamed::default(), Model::default());
+        let (mut all, mut next_id, mut newest) = (Vec::new(), 0, i64::MIN);
+        let (mut to_ms, mut late) = (NO_WATERMARK_MS, 0);
+        for events in batches {
+            let closed_us = if stream.from_ms == NO_WATERMARK_MS { i64::MIN } else { stream.from_ms * 1000 };
+            let events: Vec<(i64, Event)> = (next_id..).zip(events.iter().copied()).collect();
+            next_id += 100;
+            stream.run(&rows(&events, &job), to_ms, &mut out).await;
+            newest = events.iter().filter_map(|(_, event)| event.0).max().unwrap_or(newest).max(newest);
+            let mut let_in = Vec::new();
+            for (id, event) in events {
+                if shape.is_filtered() && event.4 % 3 == 1 {
+                    continue;
+                }
+                let key = Model::key(shape.session.0, &event);
+                match event.0.map(|time| time * SECOND_US + event.1) {
+                    Some(time) if model.lets_in(&key, time, closed_us) => let_in.push((key, time, (id, event))),
+                    _ => late += 1,
+                }
+            }
+            for (key, time, _) in &let_in {
+                model.times.entry(key.clone()).or_default().push(*time);
+            }
+            all.push(rows(&let_in.into_iter().map(|(_, _, event)| event).collect::<Vec<_>>(), &job));
+            if newest > i64::MIN {
+                to_ms = to_ms.max((newest - 5) * 1000);
+            }
+        }
+        // The end of time closes the rest, in a batch without records.
+        stream.run(&rows(&[], &job), 10_000_000, &mut out).await;
+        out.lines.sort();
+        prop_assert!(stream.state.operators.iter().all(|operator| operator.is_empty()));
+        prop_assert_eq!(out.late, late, "{}", sql);
+        let expected = batch_query(&all, &job).await;
+        prop_assert_eq!(&out.lines, &expected, "{}", sql);
+        prop_assert_eq!(out.ledger.in_state(), 0);
+        Ok(())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sessions_of_a_stream_are_those_of_a_batch(shape in shapes(), batches in events()) {
+        check(&shape, &batches)?;
+    }
+}
+
+fn at(seconds: i64, fine: i64) -> Event {
+    (Some(seconds), fine, 0, Some(1), 3)
+}
+
+#[test]
+fn the_gap_is_exact() {
+    let shape = Shape { session: SESSIONS[0], aggregates: vec!["count(*)", "array_agg(id ORDER BY id)"], above: "{}" };
+    for fine in [-1, 0, 1] {
+        // The second row is a gap after the first; then the first session ends where the watermark stands.
+        check(&shape, &[vec![at(0, 0)], vec![at(GAP_S, fine)], vec![at(11, 0), at(20, 0)], vec![at(3, 0)]]).unwrap();
+        check(&shape, &[vec![at(0, 0), at(11, 0)], vec![], vec![at(6, fine)], vec![at(12, 0), at(5, fine)]]).unwrap();
+    }
+}
+
+#[test]
+fn an_old_row_is_taken_where_its_session_is_open() {
+    let shape = Shape { session: SESSIONS[0], aggregates: vec!["array_agg(id ORDER BY id)"], above: "{}" };
+    // The watermark stands at 22, in the session from 0 on; then at 24, and by itself the row of 1 would be forgotten.
+    let long: Vec<Event> = (0..10).map(|step| at(step * 3, 0)).collect();
+    check(&shape, &[long.clone(), vec![], vec![at(1, 0), at(29, 0)], vec![at(2, 1)], vec![], vec![at(90, 0)]]).unwrap();
+    // Not where it would reach one that was written, or where nobody remembers.
+    check(&shape, &[vec![at(10, 0), at(21, 0)], vec![], vec![at(16, 0), at(16, 1)], vec![at(9, 0)]]).unwrap();
+}
+
+#[test]
+fn a_long_session_stays_whole_whatever_the_watermark_passes() {
+    let shape = Shape { session: SESSIONS[1], aggregates: vec!["count(*)", "min(ts)", "max(ts)"], above: "{}" };
+    let batches: Vec<Vec<Event>> = (0..40).map(|second| vec![at(second * 3, 0)]).collect();
+    check(&shape, &batches).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_stream_cannot_know_of_a_session_is_refused() {
+    const SESSION: &str = "TABLE(SESSION(TABLE prices PARTITION BY symbol, DESCRIPTOR(ts), INTERVAL '6' SECOND))";
+    for (select, says) in [
+        (
+            format!("SELECT window_start, window_end, count(*) AS n FROM {SESSION} GROUP BY window_start, window_end"),
+            "symbol",
+        ),
+        (format!("SELECT window_start, window_end, symbol FROM {SESSION}"), "without an aggregate"),
+        (
+            format!(
+                "SELECT window_start, window_end, symbol, count(*) AS n FROM {SESSION} WHERE size > 3 \
+                 GROUP BY window_start, window_end, symbol"
+            ),
+            "between a session window and its aggregate",
+        ),
+        (
+            format!("SELECT window_end, symbol, max(window_start) AS n FROM {SESSION} GROUP BY window_end, symbol"),
+            "bounds of a session",
+        ),
+    ] {
+        let job = job(&select);
+        let error = QueryPlan::new(&job, &job.inserts[0]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
