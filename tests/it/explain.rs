@@ -147,8 +147,9 @@ async fn late_rows_are_counted_in_progress_and_verified() {
     std::fs::remove_file(&late[0]).unwrap();
     let (ok, verdict) = job.verify();
     assert!(!ok && verdict.contains("2 missing"), "{verdict}");
-    let state = std::fs::read_dir(format!("{}/state", job.checkpoint())).unwrap().map(|entry| entry.unwrap().path());
-    let state = state.filter(|path| path.extension().is_some_and(|it| it == "arrow")).next().unwrap();
+    let mut state =
+        std::fs::read_dir(format!("{}/state", job.checkpoint())).unwrap().map(|entry| entry.unwrap().path());
+    let state = state.find(|path| path.extension().is_some_and(|it| it == "arrow")).unwrap();
     let mut bytes = std::fs::read(&state).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&state, bytes).unwrap();
