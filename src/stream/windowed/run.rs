@@ -159,7 +159,8 @@ impl QueryState {
             if index == 0 {
                 (first, held_first) = (Some(released), held);
             }
-            if to_us > from_us {
+            // Without a window that ends in between, nothing is read and nothing is sorted.
+            if state.next_end(from_us)?.is_some_and(|end| end <= to_us) {
                 operator.closing.put(rows);
             }
         }
@@ -175,7 +176,7 @@ impl QueryState {
         for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
             let (from_us, to_us) =
                 (stage_us(absorbed.watermarks.from_ms, index), stage_us(absorbed.watermarks.to_ms, index));
-            if to_us > from_us && matches!(state.layout.labels, Labels::Sessions(_)) {
+            if matches!(state.layout.labels, Labels::Sessions(_)) && state.would_expire(from_us, to_us)? {
                 let live = pieces(state, from_us, to_us);
                 write_outlived(operator, state, planned, (live, to_us), &mut absorbed.files).await?;
             }
