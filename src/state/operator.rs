@@ -163,6 +163,22 @@ impl OperatorState {
         Ok(next)
     }
 
+    /// Will rows be forgotten when the watermark goes from `from_us` to `to_us`? What is not in memory may be.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn would_expire(&self, from_us: i64, to_us: i64) -> Result<bool> {
+        for held in &self.held {
+            let Some(rows) = &held.rows else { return Ok(true) };
+            for batch in rows.iter() {
+                if self.layout.last_ends(batch)?.iter().any(|end| *end > from_us && *end <= to_us) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Nothing is held.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()

@@ -194,7 +194,8 @@ impl QueryState {
             if index == 0 {
                 (first, held_first) = (Some(released), held);
             }
-            if to_us > from_us {
+            // Without a window that ends in between, nothing is read and nothing is sorted.
+            if state.next_end(from_us)?.is_some_and(|end| end <= to_us) {
                 operator.closing.put(rows);
             }
         }
@@ -212,7 +213,7 @@ impl QueryState {
         for (index, (operator, (state, counts))) in planned.operators.iter().zip(states).enumerate() {
             let (before, step) = (state.rows(), Stopwatch::start());
             let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
-            if to_us > from_us && matches!(state.layout.labels, Labels::Sessions(_)) {
+            if matches!(state.layout.labels, Labels::Sessions(_)) && state.would_expire(from_us, to_us)? {
                 let live = pieces(state, from_us, to_us);
                 write_outlived(operator, state, planned, (live, to_us), &mut files).await?;
             }

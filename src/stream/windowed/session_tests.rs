@@ -49,6 +49,11 @@ const SESSIONS: &[(Keys, &str)] = &[
          symbol AS k, {s} FROM prices {w} GROUP BY SESSION(INTERVAL '6 seconds'), symbol)",
     ),
     (
+        Keys::Symbol,
+        "SELECT window_start, window_end, window_time, symbol AS k, {s} FROM SESSION((SELECT * FROM prices {w}) PARTITION \
+         BY symbol, DESCRIPTOR(ts), INTERVAL '6' SECOND) GROUP BY window_start, window_end, window_time, symbol",
+    ),
+    (
         Keys::Bracket,
         "SELECT w['start'] AS window_start, w['end'] AS window_end, * FROM (SELECT session_window(ts, '6 seconds') AS w, \
          CAST(price / 50 AS BIGINT) AS k, {s} FROM prices {w} GROUP BY CAST(price / 50 AS BIGINT), \
@@ -174,7 +179,7 @@ fn check(shape: &Shape, batches: &[Vec<Event>]) -> TestCaseResult {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn sessions_of_a_stream_are_those_of_a_batch(shape in shapes(), batches in events()) {
@@ -211,6 +216,15 @@ fn a_long_session_stays_whole_whatever_the_watermark_passes() {
     let shape = Shape { session: SESSIONS[1], aggregates: vec!["count(*)", "min(ts)", "max(ts)"], above: "{}" };
     let batches: Vec<Vec<Event>> = (0..40).map(|second| vec![at(second * 3, 0)]).collect();
     check(&shape, &batches).unwrap();
+}
+
+#[test]
+fn rows_are_filtered_before_they_are_put_into_sessions() {
+    let (filtered, kept) = ((Some(5), 0, 0, Some(1), 1), at(0, 0));
+    for session in SESSIONS.iter().filter(|session| session.1.contains("{w}")) {
+        let shape = Shape { session: *session, aggregates: vec!["count(*)"], above: "{}" };
+        check(&shape, &[vec![kept, filtered], vec![at(9, 0)], vec![at(40, 0)]]).unwrap();
+    }
 }
 
 #[tokio::test]

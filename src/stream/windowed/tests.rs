@@ -285,7 +285,7 @@ pub(super) async fn batch_query(all: &[RecordBatch], job: &Job) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn windows_of_a_stream_are_those_of_a_batch(shape in shapes(), batches in events()) {
