@@ -118,12 +118,19 @@ impl WatermarkTracker {
         }
     }
 
+    /// Has no event of this partition been seen?
+    pub fn is_unheard(&self, topic: &str, partition: i32) -> bool {
+        !self.partitions.get(topic).is_some_and(|partitions| partitions.contains_key(&partition))
+    }
+
     /// Moves the watermark to where it is at `now_ms`, and returns it. A partition that `is_behind` (has records
     /// that were not read yet) is not idle however long ago its last events came.
     pub fn advance(&mut self, now_ms: i64, is_behind: &dyn Fn(&str, i32) -> bool) -> i64 {
         let (holder, at_us) = self.position(now_ms, is_behind);
         if holder != Holder::Nothing && holder != Holder::AllIdle {
-            self.current_ms = self.current_ms.max(at_us.saturating_sub(self.policy.delay_us).div_euclid(1000));
+            let at_ms = at_us.saturating_sub(self.policy.delay_us).div_euclid(1000);
+            // In Spark's logs 0 stands for no watermark; a millisecond less holds nothing back that matters.
+            self.current_ms = self.current_ms.max(if at_ms == 0 { -1 } else { at_ms });
         }
         self.current_ms
     }

@@ -31,6 +31,8 @@ pub struct StateFile {
     pub rows: u64,
     /// Input rows that they stand for.
     pub input_rows: u64,
+    /// The start of the first row's window or pane.
+    pub first_start_us: i64,
     /// The end of the last window that needs any of it, microseconds since the epoch.
     pub last_end_us: i64,
 }

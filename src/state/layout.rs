@@ -8,14 +8,17 @@ use std::sync::Arc;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Int64Array, PrimitiveArray, RecordBatch, UInt32Array},
-    compute::{cast, take_record_batch},
-    datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType},
+    compute::take_record_batch,
+    datatypes::{ArrowTimestampType, DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType},
 };
 
 use crate::{
     error::{Error, Result},
     window::WindowSpec,
 };
+
+/// Rows that the scan of closing windows gives at once, but for one row that is in more windows.
+const CLOSING_ROWS_MAX: usize = 8192;
 
 /// The columns of an operator's state.
 #[derive(Debug, Clone)]
@@ -73,7 +76,8 @@ impl StateLayout {
             match &self.labels {
                 Labels::Windows | Labels::Sessions(_) => push(row, starts.value(row), ends.value(row)),
                 Labels::Panes(spec) => {
-                    spec.windows_of_pane(starts.value(row)).for_each(|w| push(row, w.start_us, w.end_us));
+                    let windows = spec.windows_of_pane(starts.value(row)).ending_after(from_us);
+                    windows.take_while(|window| window.end_us <= to_us).for_each(|w| push(row, w.start_us, w.end_us));
                 }
             }
         }
@@ -104,6 +108,15 @@ impl StateLayout {
     /// `Internal`: a defect.
     pub fn bounds(&self, batch: &RecordBatch) -> Result<(Int64Array, Int64Array)> {
         Ok((self.micros(batch, self.start)?, self.micros(batch, self.end)?))
+    }
+
+    /// How many rows `closing` may be given at once: what it gives is that many times the windows of a row.
+    pub fn rows_at_once(&self) -> usize {
+        let windows = match &self.labels {
+            Labels::Windows | Labels::Sessions(_) => 1,
+            Labels::Panes(spec) => spec.windows_of(0).len().max(1),
+        };
+        (CLOSING_ROWS_MAX / windows).max(1)
     }
 
     /// The rows that some window still needs when all that end up to `watermark_us` are closed; `None`: all of them.
@@ -167,8 +180,8 @@ impl StateLayout {
                 let mut panes = starts.values().to_vec();
                 panes.sort_unstable();
                 panes.dedup();
-                let ends = panes.iter().flat_map(|start| spec.windows_of_pane(*start)).map(|window| window.end_us);
-                Ok(ends.filter(|end| *end > after_us).min())
+                let next = |start: &i64| spec.windows_of_pane(*start).ending_after(after_us).next();
+                Ok(panes.iter().filter_map(next).map(|window| window.end_us).min())
             }
         }
     }
@@ -202,35 +215,44 @@ impl StateLayout {
     }
 }
 
-/// A timestamp column as microseconds since the epoch.
+/// A timestamp column as microseconds since the epoch, rounded down.
 ///
 /// # Errors
-/// `Internal` if it is no timestamp; `Invalid` if a value does not fit.
+/// `Internal` if it is no timestamp.
 pub fn micros(column: &ArrayRef) -> Result<Int64Array> {
-    let DataType::Timestamp(unit, zone) = column.data_type() else {
+    use arrow::datatypes::{TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType};
+    let DataType::Timestamp(unit, _) = column.data_type() else {
         return Err(Error::internal(format!("a window column is {}, no timestamp", column.data_type())));
     };
-    if *unit == TimeUnit::Microsecond {
-        return Ok(reinterpret(column));
-    }
-    let cast = cast(column, &DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?;
-    Ok(reinterpret(&cast))
+    // Arrow's cast rounds towards zero, which is another window before 1970.
+    Ok(match unit {
+        TimeUnit::Second => column.as_primitive::<TimestampSecondType>().unary(|s| s.saturating_mul(1_000_000)),
+        TimeUnit::Millisecond => column.as_primitive::<TimestampMillisecondType>().unary(|ms| ms.saturating_mul(1_000)),
+        TimeUnit::Microsecond => {
+            let column = column.as_primitive::<TimestampMicrosecondType>();
+            PrimitiveArray::new(column.values().clone(), column.nulls().cloned())
+        }
+        TimeUnit::Nanosecond => column.as_primitive::<TimestampNanosecondType>().unary(|ns| ns.div_euclid(1_000)),
+    })
 }
 
-fn reinterpret(column: &ArrayRef) -> Int64Array {
-    let column = column.as_primitive::<TimestampMicrosecondType>();
-    PrimitiveArray::new(column.values().clone(), column.nulls().cloned())
-}
-
-/// Microseconds since the epoch as a timestamp column of type `wanted`.
+/// Microseconds since the epoch as a timestamp column of type `wanted`, rounded down.
 ///
 /// # Errors
 /// `Internal` if that is no timestamp.
 pub fn timestamps(micros: Vec<i64>, wanted: &DataType) -> Result<ArrayRef> {
+    use arrow::datatypes::{TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType};
     let DataType::Timestamp(unit, zone) = wanted else {
         return Err(Error::internal(format!("a window column is {wanted}, no timestamp")));
     };
-    let array = PrimitiveArray::<TimestampMicrosecondType>::from_iter_values(micros).with_timezone_opt(zone.clone());
-    let array: ArrayRef = Arc::new(array);
-    if *unit == TimeUnit::Microsecond { Ok(array) } else { Ok(cast(&array, wanted)?) }
+    fn array<T: ArrowTimestampType>(micros: Vec<i64>, zone: Option<Arc<str>>, unit: impl Fn(i64) -> i64) -> ArrayRef {
+        Arc::new(PrimitiveArray::<T>::from_iter_values(micros.into_iter().map(unit)).with_timezone_opt(zone))
+    }
+    let zone = zone.clone();
+    Ok(match unit {
+        TimeUnit::Second => array::<TimestampSecondType>(micros, zone, |us| us.div_euclid(1_000_000)),
+        TimeUnit::Millisecond => array::<TimestampMillisecondType>(micros, zone, |us| us.div_euclid(1_000)),
+        TimeUnit::Microsecond => array::<TimestampMicrosecondType>(micros, zone, |us| us),
+        TimeUnit::Nanosecond => array::<TimestampNanosecondType>(micros, zone, |us| us.saturating_mul(1_000)),
+    })
 }

@@ -12,4 +12,4 @@ mod operator;
 pub use file::{StateFile, read as read_file};
 pub use layout::{Labels, SessionPieces, StateLayout, micros, timestamps};
 pub use manifest::{Manifest, OperatorManifest, StateRef};
-pub use operator::{FILE_BYTES, LiveRows, OperatorState, StateScan};
+pub use operator::{FILE_BYTES, LiveRows, OperatorState, StateScan, slice_bytes};

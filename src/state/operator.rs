@@ -4,11 +4,14 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{Array, ArrayRef, RecordBatch, UInt32Array},
+    compute::take_record_batch,
+};
 
 use super::{
     file::{self, StateFile},
@@ -25,6 +28,11 @@ const MEMORY_BYTES_MAX: usize = 64 << 20;
 /// A file of state holds about this much, uncompressed: it is read into memory whole.
 pub const FILE_BYTES: usize = 8 << 20;
 
+/// What is not in memory is looked at when the watermark has gone on by this, in microseconds.
+const UNREAD_LOOK_US: i64 = 1_000_000;
+/// Smaller files, compressed, are written again as fewer when they are many.
+const SMALL_FILE_BYTES: u64 = 256 << 10;
+
 /// The state of one operator of a query.
 #[derive(Debug, Clone)]
 pub struct OperatorState {
@@ -39,11 +47,36 @@ pub struct OperatorState {
 struct Held {
     file: StateFile,
     rows: Option<Arc<Vec<RecordBatch>>>,
+    /// No window of it ends between the moment at which it was last looked at and this: what does not change while the
+    /// watermark goes on need not be looked at again.
+    next_end_us: Arc<AtomicI64>,
 }
 
 impl Held {
+    fn new(file: StateFile, rows: Option<Arc<Vec<RecordBatch>>>) -> Self {
+        Self { file, rows, next_end_us: Arc::new(AtomicI64::new(i64::MIN)) }
+    }
+
+    /// A moment up to which no window of it ends, from `after_us` on.
+    fn next_end(&self, layout: &StateLayout, after_us: i64) -> Result<i64> {
+        let known = self.next_end_us.load(Ordering::Relaxed);
+        if known > after_us {
+            return Ok(known);
+        }
+        let Some(rows) = &self.rows else {
+            // It is in no memory, and reading it to look would cost more than a batch that closes nothing.
+            return Ok(self.file.first_start_us.max(after_us.saturating_add(UNREAD_LOOK_US)));
+        };
+        let mut next = i64::MAX;
+        for batch in rows.iter() {
+            next = layout.next_end(batch, after_us)?.map_or(next, |end| next.min(end));
+        }
+        self.next_end_us.store(next, Ordering::Relaxed);
+        Ok(next)
+    }
+
     fn memory_bytes(&self) -> usize {
-        self.rows.iter().flat_map(|rows| rows.iter()).map(RecordBatch::get_array_memory_size).sum()
+        self.rows.iter().flat_map(|rows| rows.iter()).map(slice_bytes).sum()
     }
 }
 
@@ -74,7 +107,7 @@ impl OperatorState {
             )
             .help("bring the old query back, or start anew with another path and checkpointLocation"));
         }
-        self.held = manifest.files.iter().map(|file| Held { file: file.clone(), rows: None }).collect();
+        self.held = manifest.files.iter().map(|file| Held::new(file.clone(), None)).collect();
         Ok(self)
     }
 
@@ -93,15 +126,18 @@ impl OperatorState {
     /// # Errors
     /// The store's.
     pub async fn add(&mut self, path: &str, rows: Vec<RecordBatch>) -> Result<()> {
-        let (mut last_end_us, mut input_rows, mut count) = (i64::MIN, 0, 0);
+        let (mut first_start_us, mut last_end_us, mut input_rows, mut count) = (i64::MAX, i64::MIN, 0, 0);
         for batch in &rows {
             last_end_us = self.layout.last_ends(batch)?.into_iter().fold(last_end_us, i64::max);
+            first_start_us = self.layout.bounds(batch)?.0.values().iter().copied().fold(first_start_us, i64::min);
             input_rows += self.layout.input_rows(batch)?;
             count += batch.num_rows() as u64;
         }
         let (bytes, crc32) = file::write(&self.store, path, &self.layout.schema, &rows).await?;
-        let file = StateFile { path: path.to_owned(), bytes, crc32, rows: count, input_rows, last_end_us };
-        self.held.push(Held { file, rows: Some(Arc::new(rows)) });
+        let file =
+            StateFile { path: path.to_owned(), bytes, crc32, rows: count, input_rows, first_start_us, last_end_us };
+        let rows = rows.into_iter().map(compact).collect::<Result<Vec<_>>>()?;
+        self.held.push(Held::new(file, Some(Arc::new(rows))));
         self.limit_memory();
         Ok(())
     }
@@ -122,7 +158,7 @@ impl OperatorState {
             layout: self.layout.clone(),
             store: self.store.clone(),
             left: self.held.iter().cloned().collect(),
-            ready: VecDeque::new(),
+            slices: VecDeque::new(),
             from_us,
             to_us,
             released: Arc::default(),
@@ -147,20 +183,17 @@ impl OperatorState {
         Ok(())
     }
 
-    /// When the next window closes, microseconds since the epoch: the smallest end of a window after `after_us`. What
-    /// is not in memory may close at any time.
+    /// When the next window closes, microseconds since the epoch: no window ends after `after_us` and before it. What is
+    /// not in memory is looked at once a second of event time.
     ///
     /// # Errors
     /// `Internal`: a defect.
     pub fn next_end(&self, after_us: i64) -> Result<Option<i64>> {
-        let mut next = None;
+        let mut next = i64::MAX;
         for held in &self.held {
-            let Some(rows) = &held.rows else { return Ok(Some(after_us.saturating_add(1))) };
-            for batch in rows.iter() {
-                next = next.into_iter().chain(self.layout.next_end(batch, after_us)?).min();
-            }
+            next = next.min(held.next_end(&self.layout, after_us)?);
         }
-        Ok(next)
+        Ok(Some(next).filter(|next| *next < i64::MAX))
     }
 
     /// Will rows be forgotten when the watermark goes from `from_us` to `to_us`? What is not in memory may be.
@@ -221,15 +254,21 @@ impl OperatorState {
         LiveRows { layout, store, left }
     }
 
-    /// Takes the files with the fewest rows out, to be written again as fewer: at least half of them. Returns their
-    /// rows, live at `watermark_us`, as a scan that changes no label.
+    /// How many files are small.
+    pub fn small_files(&self) -> usize {
+        self.held.iter().filter(|held| held.file.bytes < SMALL_FILE_BYTES).count()
+    }
+
+    /// Takes small files out, those with the fewest rows, to be written again as fewer: at least half of them. Returns
+    /// their rows, live at `watermark_us`, as a scan that changes no label.
     pub fn take_small(&mut self, watermark_us: i64) -> LiveRows {
-        self.held.sort_by_key(|held| std::cmp::Reverse(held.file.rows));
-        let keep = self.held.len() / 2;
+        self.held.sort_by_key(|held| (held.file.bytes < SMALL_FILE_BYTES, std::cmp::Reverse(held.file.rows)));
+        let large = self.held.len() - self.small_files();
+        let keep = large + self.small_files() / 2;
         // Each file that stays has more rows than all the smaller ones together, so that no row is written often.
         let rows = |held: &[Held]| held.iter().map(|held| held.file.rows).sum::<u64>();
-        let large = |at: &usize| self.held[*at].file.rows > rows(&self.held[at + 1..]);
-        let keep = (0..keep).take_while(large).count();
+        let outweighs = |at: &usize| self.held[*at].file.rows > rows(&self.held[at + 1..]);
+        let keep = large + (large..keep).take_while(outweighs).count();
         let left = self.held.split_off(keep).into_iter().map(|held| (held, watermark_us)).collect();
         LiveRows { layout: self.layout.clone(), store: self.store.clone(), left }
     }
@@ -241,7 +280,8 @@ pub struct StateScan {
     layout: StateLayout,
     store: Store,
     left: VecDeque<Held>,
-    ready: VecDeque<RecordBatch>,
+    /// Of the file that is being scanned.
+    slices: VecDeque<RecordBatch>,
     from_us: i64,
     to_us: i64,
     released: Arc<AtomicU64>,
@@ -254,15 +294,18 @@ impl StateScan {
     /// The store's; `Corrupt`.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         loop {
-            if let Some(batch) = self.ready.pop_front() {
-                return Ok(Some(batch));
+            while let Some(slice) = self.slices.pop_front() {
+                let released = self.layout.released(&slice, self.from_us, self.to_us)?;
+                self.released.fetch_add(released, Ordering::Relaxed);
+                if let Some(rows) = self.layout.closing(&slice, self.from_us, self.to_us)? {
+                    return Ok(Some(rows));
+                }
             }
             let Some(held) = self.left.pop_front() else { return Ok(None) };
-            let rows = rows_of(held, &self.store, &self.layout).await?;
-            for batch in rows.iter() {
-                let released = self.layout.released(batch, self.from_us, self.to_us)?;
-                self.released.fetch_add(released, Ordering::Relaxed);
-                self.ready.extend(self.layout.closing(batch, self.from_us, self.to_us)?);
+            let at_once = self.layout.rows_at_once();
+            for batch in rows_of(held, &self.store, &self.layout).await?.iter() {
+                let starts = (0..batch.num_rows()).step_by(at_once);
+                self.slices.extend(starts.map(|at| batch.slice(at, at_once.min(batch.num_rows() - at))));
             }
         }
     }
@@ -301,4 +344,20 @@ async fn rows_of(held: Held, store: &Store, layout: &StateLayout) -> Result<Arc<
         Some(rows) => Ok(rows),
         None => Ok(Arc::new(file::read(store, &held.file, &layout.schema).await?)),
     }
+}
+
+/// Bytes of the rows themselves: a slice shares its buffers with the rest.
+pub fn slice_bytes(batch: &RecordBatch) -> usize {
+    let bytes =
+        |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size());
+    batch.columns().iter().map(bytes).sum()
+}
+
+/// The same rows without the buffers of others: what is held must not hold more.
+fn compact(batch: RecordBatch) -> Result<RecordBatch> {
+    if batch.get_array_memory_size() <= 2 * slice_bytes(&batch) {
+        return Ok(batch);
+    }
+    let rows = u32::try_from(batch.num_rows()).map_err(|_| Error::internal("a batch of more than 2^32 rows"))?;
+    Ok(take_record_batch(&batch, &UInt32Array::from_iter_values(0..rows))?)
 }

@@ -23,7 +23,7 @@ fn short(id: &str) -> &str {
 }
 
 /// Is this the owner of a temporary that batch `batch` of our query, or one before it, left behind?
-fn is_left_over(owner: &str, query_id: &str, batch: u64) -> bool {
+pub fn is_left_over(owner: &str, query_id: &str, batch: u64) -> bool {
     let rest = owner.strip_prefix(query_id).and_then(|rest| rest.strip_prefix('-'));
     let id = rest.and_then(|rest| rest.split('-').next()).and_then(|id| id.parse::<u64>().ok());
     id.is_some_and(|id| id <= batch)

@@ -22,6 +22,7 @@ use crate::{
     catalog::{Column, ParseMode},
     decode::dead_letter,
     error::{Error, ErrorKind, Result},
+    state::slice_bytes,
 };
 
 /// What the rows of one step may hold before they are known to be good; a step that gives more is halved.
@@ -229,14 +230,6 @@ fn record_name(kept: &[arrow::array::ArrayRef], row: usize) -> String {
         })
     };
     named().unwrap_or_else(|| "a record".to_owned())
-}
-
-/// Bytes of the rows themselves: a slice shares its buffers with the rest.
-fn slice_bytes(batch: &RecordBatch) -> usize {
-    let bytes = |column: &arrow::array::ArrayRef| {
-        column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
-    };
-    batch.columns().iter().map(bytes).sum()
 }
 
 #[cfg(test)]

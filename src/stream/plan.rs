@@ -124,6 +124,11 @@ impl QueryPlan {
             .at(table.place.clone())
             .help("declare it among the columns: WATERMARK FOR ts AS ts - INTERVAL '10' SECOND"));
         }
+        if windowed {
+            let stages = windowed::split(context.state().optimize(&logical)?);
+            let checked = stages.and_then(|stages| windowed::check(&stages));
+            checked.map_err(|error| error.at(insert.place.clone()))?;
+        }
         Ok(Self { context, logical, schema, source: table.clone(), input, windowed })
     }
 
@@ -271,7 +276,6 @@ fn source(context: &SessionContext, logical: &LogicalPlan) -> Result<(String, bo
     if !windowed::needs_state(&optimized)? {
         return Ok((stateless::streaming_source(logical)?, false));
     }
-    windowed::check(&windowed::split(optimized)?)?;
     Ok((stateless::one_table(logical)?, true))
 }
 

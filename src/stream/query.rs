@@ -204,7 +204,15 @@ impl StreamingQuery {
     fn advance_watermark(&mut self, latest: &Offsets) -> i64 {
         let (position, windows) = (&self.position, self.windows.as_mut());
         let is_behind = |topic: &str, partition: i32| position.get(topic, partition) < latest.get(topic, partition);
-        windows.map_or(NO_WATERMARK_MS, |windows| windows.state.tracker.advance(clock::now_ms(), &is_behind))
+        let Some(tracker) = windows.map(|windows| &mut windows.state.tracker) else { return NO_WATERMARK_MS };
+        // A partition whose first records gave no event has others to read: nobody knows how old they are.
+        let waits = |(topic, partition, _): (&str, i32, i64)| {
+            is_behind(topic, partition) && tracker.is_unheard(topic, partition)
+        };
+        if self.next_batch > 0 && latest.iter().any(waits) {
+            return tracker.current_ms();
+        }
+        tracker.advance(clock::now_ms(), &is_behind)
     }
 
     /// Would windows close in a batch without records?
@@ -255,7 +263,7 @@ impl StreamingQuery {
         self.watermark_ms = read_watermark(entry.watermark_ms);
         self.finish(&prepared).await?;
         if let Some(windows) = &mut self.windows {
-            windows.committed().await?;
+            windows.committed(&self.checkpoint.query_id, batch).await?;
         }
         progress.durations.commit_offsets = step.elapsed_ms();
         if let Err(error) = self.source()?.commit_group_offsets(&end).await {

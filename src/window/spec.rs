@@ -201,6 +201,24 @@ pub struct Windows {
     left: i64,
 }
 
+impl Windows {
+    /// Without those that end up to `us`.
+    pub fn ending_after(mut self, us: i64) -> impl Iterator<Item = Window> {
+        // Without a zone the distance tells how many; with one, each is looked at.
+        let end = self.end.saturating_add(self.spec.offset_us);
+        if self.spec.zone.is_none() && self.step > 0 && end <= us {
+            let closed = (us.saturating_sub(end) / self.step + 1).min(self.left);
+            let moved = closed.saturating_mul(self.step);
+            if self.moves_start {
+                self.start = self.start.saturating_add(moved);
+            }
+            self.end = self.end.saturating_add(moved);
+            self.left -= closed;
+        }
+        self.skip_while(move |window| window.end_us <= us)
+    }
+}
+
 impl Iterator for Windows {
     type Item = Window;
 

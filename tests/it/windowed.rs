@@ -179,6 +179,38 @@ async fn a_record_on_which_an_aggregates_argument_fails_is_a_dead_letter() {
     assert!(ok, "{said}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_those_of_a_batch_query_across_kill_9() {
+    let select = "SELECT window_start, window_end, k, count(*) AS n, max(price) AS high FROM \
+         SESSION((SELECT *, id % 3 AS k FROM prices) PARTITION BY k, DESCRIPTOR(ts), INTERVAL '7 seconds') \
+         GROUP BY window_start, window_end, k";
+    let job = TestJob::new(None, &JobText { source: ", maxOffsetsPerTrigger = '25'", ..text(select) });
+    let mut all: Vec<String> =
+        records(120).into_iter().enumerate().filter(|(id, _)| id % 11 < 7).map(|it| it.1).collect();
+    all.push(record(999, 3000, 1.0));
+    send(&job.topic, 0, &all);
+    for step in ["staged:0", "prepared:1", "published:2", "committed:2", "staged:3"] {
+        let output = job.command(&["--available-now"]).env("TIDEMILL_CRASH", step).output().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(9), "{step}: {output:?}");
+    }
+    job.run();
+    let batch = format!("SELECT * FROM ({select}) WHERE window_end < '2024-01-01T00:49:00'");
+    let output = std::process::Command::new(crate::support::tidemill())
+        .args(["query", "--format", "csv", "--job"])
+        .arg(&job.file)
+        .arg(&batch)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut expected: Vec<String> = text.lines().skip(1).map(|line| line.replace(":", "")).collect();
+    expected.sort();
+    let found = job.lines().await.iter().map(|line| line.replace(".000", "").replace(":", "")).collect::<Vec<_>>();
+    assert!(expected.len() > 20, "{expected:?}");
+    assert_eq!(found, expected);
+    let (ok, said) = job.verify();
+    assert!(ok, "{said}");
+}
+
 /// The newest event of records, in seconds.
 fn newest(records: &[String]) -> i64 {
     let second = |record: &String| {

@@ -38,6 +38,7 @@ impl StreamingQuery {
                 self.stand_after(batch).await?;
             }
             Decision::CommitOnly(batch) => {
+                self.watermark_ms = read_watermark(self.checkpoint.offsets(batch).await?.watermark_ms);
                 self.checkpoint.write_commit(batch, logged_watermark(self.watermark_ms)).await?;
                 self.stand_after(batch).await?;
             }

@@ -56,7 +56,15 @@ pub async fn run_batch(parts: &mut Parts<'_>, work: &BatchWork<'_>, watermarks: 
             tracing::warn!(batch = work.batch, reason = error.message(), "running the batch again in steps");
             parts.state.roll_back(before).await?;
             let mode = parts.plan.parse_mode()?;
-            attempt(parts, work, watermarks, Some(mode)).await
+            attempt(parts, work, watermarks, Some(mode)).await.map_err(|error| match (error.kind(), mode) {
+                // Every record passed alone: it is an expression over the rows of the aggregate.
+                (ErrorKind::BadRecord, ParseMode::DeadLetter | ParseMode::DropMalformed | ParseMode::Permissive) => {
+                    error.context("above the aggregate, for a window that closes").help(
+                        "change the expression, with NULLIF(x, 0) or TRY_CAST, and start again: the checkpoint goes on",
+                    )
+                }
+                _ => error,
+            })
         }
         result => result,
     }

@@ -8,7 +8,7 @@ use crate::{
     event_time::{NO_WATERMARK_MS, WatermarkTracker},
     sink::file::FileSink,
     store::Store,
-    stream::{output, plan::QueryPlan},
+    stream::{commit::is_left_over, output, plan::QueryPlan},
 };
 
 /// The windows of one query.
@@ -55,11 +55,11 @@ impl Windows {
     ///
     /// # Errors
     /// The store's.
-    pub async fn committed(&mut self) -> Result<()> {
+    pub async fn committed(&mut self, query_id: &str, batch: u64) -> Result<()> {
         // Only after a commit of our own: before, they may belong to another instance that wins, or to a batch that
         // another run prepared and this one only finishes.
         if self.state.committed().await? && !std::mem::replace(&mut self.swept, true) {
-            let swept = self.state.sweep().await?;
+            let swept = self.state.sweep(&|name| is_left_over(name, query_id, batch)).await?;
             tracing::debug!(swept, "deleted state of batches that were never prepared");
         }
         Ok(())

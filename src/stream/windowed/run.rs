@@ -24,11 +24,11 @@ use crate::{
     clock::Stopwatch,
     error::{Error, Result},
     event_time::{NO_WATERMARK_MS, WatermarkTracker},
-    state::{FILE_BYTES, Labels, LiveRows, Manifest, OperatorState, StateLayout, StateRef, StateScan},
+    state::{FILE_BYTES, Labels, LiveRows, Manifest, OperatorState, StateLayout, StateRef, StateScan, slice_bytes},
     store::Store,
 };
 
-/// A batch that leaves more files of state than this makes fewer of them.
+/// A batch that leaves more small files of state than this makes fewer of them.
 const FILES_MAX: usize = if cfg!(test) { 3 } else { 16 };
 /// What an aggregate gives has the event time of its window's end less a millisecond, so the watermark of an aggregate
 /// over it is that much behind.
@@ -219,7 +219,7 @@ impl QueryState {
             }
             state.expire(to_us)?;
             counts.removed = before.saturating_sub(state.rows());
-            if state.files() > FILES_MAX {
+            if state.small_files() > FILES_MAX {
                 compact(operator, state, planned, to_us, &mut files).await?;
             }
             counts.removal_ms = step.elapsed_ms();
@@ -286,15 +286,16 @@ impl QueryState {
         self.saved.iter().flat_map(listed).collect()
     }
 
-    /// Deletes what batches left that were never prepared.
+    /// Deletes what batches left that were never prepared, as far as `is_ours` says so of a file's name.
     ///
     /// # Errors
     /// The store's.
-    pub async fn sweep(&self) -> Result<usize> {
+    pub async fn sweep(&self, is_ours: &(dyn Fn(&str) -> bool + Sync)) -> Result<usize> {
         let kept = self.needed();
         let mut swept = 0;
         for entry in self.store.list("state").await? {
-            if !kept.contains(&entry.path) {
+            let name = entry.path.rsplit('/').next().unwrap_or_default();
+            if !kept.contains(&entry.path) && is_ours(name) {
                 self.store.delete(&entry.path).await?;
                 swept += 1;
             }
@@ -369,7 +370,7 @@ async fn keep(
             continue;
         }
         count(&batch)?;
-        bytes += batch.get_array_memory_size();
+        bytes += slice_bytes(&batch);
         chunk.push(batch);
         if bytes >= FILE_BYTES {
             state.add(&files.next(), std::mem::take(&mut chunk)).await?;

@@ -10,7 +10,7 @@ use datafusion::{
 
 use crate::{
     error::{Error, Result},
-    window::{SessionAssign, WINDOW_KEY, WINDOW_TIME, WindowAssign, WindowKind, WindowSpec},
+    window::{EVENT_TIME_KEY, SessionAssign, WINDOW_KEY, WindowAssign, WindowKind, WindowSpec},
 };
 
 /// The window that rows are given.
@@ -27,6 +27,25 @@ impl Source {
         let node = extension.node.as_any();
         let window = node.downcast_ref::<WindowAssign>().cloned().map(Self::Window);
         window.or_else(|| node.downcast_ref::<SessionAssign>().cloned().map(Self::Session))
+    }
+
+    /// Checks that the windows are over the event time: only that is waited for.
+    ///
+    /// # Errors
+    /// `Unsupported`, naming the column.
+    pub fn check_time(&self) -> Result<()> {
+        let (input, time) = match self {
+            Self::Window(assign) => (&assign.input, &assign.time),
+            Self::Session(assign) => (&assign.input, &assign.time),
+        };
+        let at = input.schema().index_of_column(time)?;
+        if input.schema().field(at).metadata().contains_key(EVENT_TIME_KEY) {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!("windows over {}, which is not the event time, over a stream", time.name)).help(
+            "use the column of the table's WATERMARK as it is, or the window_time of the window inside; what is computed \
+             from it has no watermark",
+        ))
     }
 
     /// The rows that are given windows.
@@ -170,8 +189,11 @@ pub fn window_column(aggregate: &Aggregate, which: &str) -> Result<Expr> {
 pub fn looks_at_windows(aggregate: &Aggregate, groups: &[Expr]) -> Result<bool> {
     let uses = |expr: &Expr, schema: &DFSchemaRef| {
         expr.column_refs().iter().any(|column| {
-            schema.index_of_column(column).is_ok_and(|at| schema.field(at).metadata().contains_key(WINDOW_KEY))
-                || column.name == WINDOW_TIME
+            schema.index_of_column(column).is_ok_and(|at| {
+                let marks = schema.field(at).metadata();
+                // Between a window and its aggregate the event time is window_time, under whatever name.
+                marks.contains_key(WINDOW_KEY) || marks.contains_key(EVENT_TIME_KEY)
+            })
         })
     };
     let input = aggregate.input.schema();

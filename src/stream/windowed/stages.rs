@@ -125,6 +125,7 @@ pub fn split(plan: LogicalPlan) -> Result<Stages> {
     let rest = plan.transform_up(|node| {
         let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
         let Some(assign) = source_window(&node) else { return Ok(Transformed::no(node)) };
+        assign.check_time()?;
         let index = operators.len();
         let (operator, above) = cut(aggregate, &assign, index)?;
         operators.push(operator);
