@@ -111,6 +111,24 @@ impl OperatorState {
         Ok(self)
     }
 
+    /// Reads files into memory as far as the limit allows, without what no window needs that ends after `watermark_us`.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt`.
+    pub async fn load(&mut self, watermark_us: i64) -> Result<()> {
+        let mut total: usize = self.held.iter().map(Held::memory_bytes).sum();
+        for held in &mut self.held {
+            if held.rows.is_some() || total >= MEMORY_BYTES_MAX {
+                continue;
+            }
+            let rows = file::read(&self.store, &held.file, &self.layout.schema).await?;
+            total += rows.iter().map(slice_bytes).sum::<usize>();
+            held.rows = Some(Arc::new(rows));
+        }
+        self.limit_memory();
+        self.expire(watermark_us)
+    }
+
     /// What the checkpoint keeps.
     pub fn manifest(&self) -> OperatorManifest {
         let files = self.held.iter().map(|held| held.file.clone()).collect();

@@ -1,6 +1,6 @@
 //! What a query with windows has beside one without: its state, and a place for late rows.
 
-use super::run::{QueryState, Watermarks};
+use super::run::{QueryState, Watermarks, stage_us};
 use crate::{
     catalog::Table,
     checkpoint::{Checkpoint, Prepared},
@@ -48,7 +48,11 @@ impl Windows {
             )
             .help("give the query a checkpointLocation and a path of its own"));
         };
-        self.state.restore(place, watermark_ms).await
+        self.state.restore(place, watermark_ms).await?;
+        for (index, operator) in self.state.operators.iter_mut().enumerate() {
+            operator.load(stage_us(watermark_ms, index)).await?;
+        }
+        Ok(())
     }
 
     /// The batch that was run is committed: the files of state that nobody needs any more go.
