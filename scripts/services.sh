@@ -149,6 +149,8 @@ configure_hdfs() {
   {
     echo '<configuration>'
     property dfs.replication 1
+    # The NameNode sets a whole block aside for each file that is being written; a small disk has room for few large ones.
+    property dfs.blocksize 16777216
     property dfs.namenode.name.dir "file://$run/hdfs/name"
     property dfs.datanode.data.dir "file://$run/hdfs/data"
     property dfs.namenode.rpc-address "127.0.0.1:$namenode_port"

@@ -163,7 +163,7 @@ async fn stages_and_publishes(store: Store) {
     let json = serde_json::to_string(&staged).unwrap();
     let staged: Staged = serde_json::from_str(&json).unwrap();
     let published = store.publish(&staged).await.unwrap();
-    let block_size_bytes = if store.url().starts_with("hdfs") { 134_217_728 } else { 33_554_432 };
+    let block_size_bytes = if store.url().starts_with("hdfs") { 16_777_216 } else { 33_554_432 };
     assert_eq!((published.block_replication, published.block_size_bytes), (1, block_size_bytes));
     let entries = store.list_all("").await.unwrap();
     assert_eq!(entries.len(), 1, "{entries:?}");
@@ -438,7 +438,7 @@ async fn bookkeeping_is_cheap() {
 /// Closing asks for the file's status meanwhile: with one connection, each once waited for the other until its timeout.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_files_are_closed_at_once_on_hdfs() {
-    const FILES: usize = 48;
+    const FILES: usize = 32;
     let place = hdfs().await;
     let started = Instant::now();
     for round in 0..4 {
