@@ -46,6 +46,18 @@ impl std::fmt::Debug for KafkaSink {
     }
 }
 
+/// A group's coordinator moves, or loads what it knows: so often it is asked again, after so long.
+const COORDINATOR_TRIES: u32 = 40;
+const COORDINATOR_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+
+fn is_moving(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    code.is_some_and(|code| {
+        matches!(code, Code::NotCoordinator | Code::CoordinatorLoadInProgress | Code::CoordinatorNotAvailable)
+    })
+}
+
 /// A call to the transaction coordinator.
 const CALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// Records that wait in librdkafka, and their bytes.
@@ -133,7 +145,15 @@ impl KafkaSink {
             Ok(batch.map(|batch| (batch, element.metadata().to_owned())))
         };
         let what = format!("the marker of group '{}' cannot be read", self.group);
-        blocking(read).await?.map_err(|error| failed(&what, &error))
+        let mut tries = COORDINATOR_TRIES;
+        loop {
+            match blocking(read.clone()).await? {
+                // A broker that has just become the group's coordinator, or is no longer, says so for a moment.
+                Err(error) if tries > 0 && is_moving(&error) => tries -= 1,
+                read => return read.map_err(|error| failed(&what, &error)),
+            }
+            clock::sleep(COORDINATOR_PAUSE).await;
+        }
     }
 
     /// Starts the batch's transaction.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
 };
 
 /// Bytes given to the DataNode's pipeline in one timed call. Behind it hdfs-native queues at most 200 packets of 64 KiB
@@ -313,7 +313,15 @@ impl HdfsWriter {
     async fn close(mut self) -> Result<()> {
         let connection = Arc::clone(&self.connection);
         let closed = connection.call(self.close_soon()).await;
-        closed.map_err(|error| self.connection.error("close", &self.path, &error))
+        closed.map_err(|error| {
+            let error = self.connection.error("close", &self.path, &error);
+            if error.kind() != ErrorKind::NotFound {
+                return error;
+            }
+            // The instance that wins a batch sweeps the temporaries of the others.
+            Error::new(ErrorKind::Conflict, format!("{}: it was deleted while it was written", error.message()))
+                .help("another instance of the job runs: this one stops and the other goes on")
+        })
     }
 
     /// Closes without the client's half-second pause.
