@@ -156,7 +156,8 @@ fn stores_what_a_batch_query_gives(name: &str, count: u32, closed: &str) {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let (brokers, count) = (kafka(), count.to_string());
-    let simulate = ["produce", "simulate", "--brokers", &brokers, "--topic", &topic, "--rate", "max", "--count", &count];
+    let simulate =
+        ["produce", "simulate", "--brokers", &brokers, "--topic", &topic, "--rate", "max", "--count", &count];
     let shape = ["--seed", "42", "--start", "2026-01-01T00:00:00Z", "--step", "1s", "--out-of-order", "0.2", "--quiet"];
     run(&[&simulate[..], &shape[..]].concat());
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(format!("{name}.sql")).display().to_string();
