@@ -19,12 +19,12 @@ use datafusion::{
 
 use super::{
     files::{FilesSpec, FilesTable},
-    format::{self, FileKind},
+    format,
     kafka_table::KafkaRange,
 };
 use crate::{
     catalog::{
-        Connector, CsvOptions, FileFormat, FileTable, Job, StartingOffsets, Subscription, Table, locate_error,
+        Connector, FileFormat, FileTable, Job, StartingOffsets, Subscription, Table, locate_error,
         parse_statements,
     },
     error::{Error, ErrorKind, Result, nearest},
@@ -157,28 +157,12 @@ impl QueryTables {
     }
 
     async fn files_of(&self, job: &Job, table: &Table, file: &FileTable) -> Result<FilesSpec> {
-        let csv = match &file.format {
-            FileFormat::Csv(csv) => csv.clone(),
-            FileFormat::Json { timestamp_format } => {
-                CsvOptions { timestamp_format: timestamp_format.clone(), ..CsvOptions::default() }
-            }
-            FileFormat::Parquet => CsvOptions::default(),
-        };
         let columns = match &file.format {
             _ if !table.columns.is_empty() => Some(table.schema()),
             FileFormat::Parquet => None,
             _ => self.columns_written(job, table).await,
         };
-        Ok(FilesSpec {
-            place: file.path.clone(),
-            kind: Some(FileKind::of(&file.format)),
-            guess_header: false,
-            guess_delimiter: false,
-            csv,
-            columns,
-            partition_by: Some(file.partition_by.clone()),
-            is_output: true,
-        })
+        Ok(FilesSpec { columns, ..FilesSpec::of_table(file) })
     }
 
     /// The columns of an output that declares none: those of the INSERT that writes it. Text files do not know their

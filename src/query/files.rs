@@ -34,7 +34,7 @@ use super::{
     text_value::{self, TextValue},
 };
 use crate::{
-    catalog::CsvOptions,
+    catalog::{CsvOptions, FileFormat, FileTable},
     error::{Error, ErrorKind, Result},
 };
 
@@ -60,6 +60,29 @@ pub(super) struct FilesSpec {
     pub partition_by: Option<Vec<String>>,
     /// The output directory of a job, which may not have written yet.
     pub is_output: bool,
+    /// Exactly these files, which are not looked for.
+    pub files: Option<Listing>,
+}
+
+impl FilesSpec {
+    /// A job's directory; its columns are the caller's to say.
+    pub fn of_table(file: &FileTable) -> Self {
+        let csv = match &file.format {
+            FileFormat::Csv(csv) => csv.clone(),
+            FileFormat::Json { timestamp_format } => {
+                CsvOptions { timestamp_format: timestamp_format.clone(), ..CsvOptions::default() }
+            }
+            FileFormat::Parquet => CsvOptions::default(),
+        };
+        Self {
+            place: file.path.clone(),
+            kind: Some(FileKind::of(&file.format)),
+            csv,
+            partition_by: Some(file.partition_by.clone()),
+            is_output: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// See the module's documentation.
@@ -86,10 +109,11 @@ impl FilesTable {
     /// # Errors
     /// `NotFound`; `Invalid` where the files do not fit each other or the declaration; the store's.
     pub async fn open(state: &dyn Session, spec: &FilesSpec) -> Result<Self> {
-        let mut listing = match spec.is_output {
+        let mut listing = match (&spec.files, spec.is_output) {
+            (Some(files), _) => files.clone(),
             // Boxed: the futures of three stores in one would be too deep for the compiler.
-            true => Box::pin(listing::list_directory(&spec.place)).await?,
-            false => Box::pin(listing::list(&spec.place)).await?,
+            (None, true) => Box::pin(listing::list_directory(&spec.place)).await?,
+            (None, false) => Box::pin(listing::list(&spec.place)).await?,
         };
         let store = listing.root.object_store();
         let store_url = listing.root.object_store_url()?;

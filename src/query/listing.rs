@@ -21,7 +21,7 @@ pub(super) struct DataFile {
 }
 
 /// The files of a place.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Listing {
     /// The directory that the files' paths are relative to.
     pub root: Store,

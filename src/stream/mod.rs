@@ -4,7 +4,8 @@
 //! makes the bounded DataFusion plan, `stateless.rs` refuses what one batch alone cannot answer and `constant.rs` what
 //! fails for every record; `batch.rs` runs it
 //! (source -> decode -> plan -> output), and `isolate.rs` runs it again if an expression fails on some of the records; `output.rs` is where rows go; `commit.rs` makes them visible; `trigger.rs` says
-//! when; `progress.rs` and `window_progress.rs` tell the user, and `inspect` answers those who ask.
+//! when; `progress.rs` and `window_progress.rs` tell the user, and `inspect` answers
+//! those who ask; `replay.rs` is where a query with late rows stands.
 
 mod batch;
 mod commit;
@@ -18,6 +19,7 @@ mod plan;
 mod progress;
 mod query;
 mod reader;
+mod replay;
 mod stateless;
 mod trigger;
 mod window_progress;
@@ -25,5 +27,8 @@ mod windowed;
 
 pub use describe::describe;
 pub use launch::{StreamOptions, launch};
+pub use plan::normalise;
 pub use progress::{ProgressFormat, QueryProgress};
+pub use replay::{LateQuery, Standing};
 pub use trigger::Trigger;
+pub use windowed::{LATE, Replayable};

@@ -187,7 +187,7 @@ pub async fn dead_letters(sink: &Table, source: &Table, checkpoint: &Checkpoint)
         }
         Connector::Console(_) => asked.unwrap_or_else(|| format!("{}_dead_letter", checkpoint.url())),
     };
-    set_aside(path, FileFormat::Parquet, Compression::Snappy, dead_letter::schema()).await
+    set_aside(plain_table(path, FileFormat::Parquet, Compression::Snappy), dead_letter::schema()).await
 }
 
 /// The path of the directory of the rows that came too late: beside the output, for other sinks beside the checkpoint.
@@ -204,26 +204,25 @@ pub fn late_path(sink: &Table, checkpoint_url: &str) -> String {
 /// # Errors
 /// The store's, the sink's.
 pub async fn late(sink: &Table, schema: SchemaRef, checkpoint: &Checkpoint) -> Result<(Store, FileSink)> {
-    let path = late_path(sink, checkpoint.url());
-    let Connector::File(file) = &sink.connector else {
-        return set_aside(path, FileFormat::Parquet, Compression::Snappy, schema).await;
-    };
-    // CSV has no nested values; they are kept all the same.
-    let nested = schema.fields().iter().any(|field| field.data_type().is_nested());
-    if nested && matches!(file.format, FileFormat::Csv(_)) {
-        return set_aside(path, FileFormat::Parquet, Compression::Snappy, schema).await;
-    }
-    set_aside(path, file.format.clone(), file.compression, schema).await
+    set_aside(late_table(sink, &schema, checkpoint.url()), schema).await
 }
 
-async fn set_aside(
-    path: String,
-    format: FileFormat,
-    compression: Compression,
-    schema: SchemaRef,
-) -> Result<(Store, FileSink)> {
-    let store = Store::open(&path).await?;
-    let table = FileTable {
+/// The directory of the late rows as a table of files.
+pub fn late_table(sink: &Table, schema: &SchemaRef, checkpoint_url: &str) -> FileTable {
+    let nested = schema.fields().iter().any(|field| field.data_type().is_nested());
+    let (format, compression) = match &sink.connector {
+        // CSV has no nested values; they are kept all the same.
+        Connector::File(file) if !(nested && matches!(file.format, FileFormat::Csv(_))) => {
+            (file.format.clone(), file.compression)
+        }
+        _ => (FileFormat::Parquet, Compression::Snappy),
+    };
+    plain_table(late_path(sink, checkpoint_url), format, compression)
+}
+
+/// A directory of files without partitions, and without a log.
+fn plain_table(path: String, format: FileFormat, compression: Compression) -> FileTable {
+    FileTable {
         path,
         format,
         compression,
@@ -232,7 +231,11 @@ async fn set_aside(
         checkpoint_location: None,
         spark_metadata: false,
         dead_letter_path: None,
-    };
+    }
+}
+
+async fn set_aside(table: FileTable, schema: SchemaRef) -> Result<(Store, FileSink)> {
+    let store = Store::open(&table.path).await?;
     let sink = FileSink::new(store.clone(), &table, schema)?;
     Ok((store, sink))
 }

@@ -349,7 +349,10 @@ impl PartitionStream for StreamPartition {
 }
 
 /// Casts the output to the types that files hold: no views or dictionaries, timestamps in microseconds.
-fn normalise(plan: LogicalPlan) -> Result<LogicalPlan> {
+///
+/// # Errors
+/// `Invalid` for a column without a type.
+pub fn normalise(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut columns = Vec::new();
     let mut changed = false;
     for (qualifier, field) in plan.schema().iter() {

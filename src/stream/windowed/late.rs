@@ -18,6 +18,9 @@ use crate::{
     window::WindowSpec,
 };
 
+/// The reason of a row that came after its windows were written.
+pub const LATE: &str = "late: its last window is closed";
+
 /// Which rows are in time.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -142,7 +145,7 @@ impl Sieve {
             Reason::NoEventTime | Reason::Future => None,
         };
         let shown = reasons.iter().map(|reason| match reason {
-            Reason::Late => "late: its last window is closed",
+            Reason::Late => LATE,
             Reason::NoEventTime => "its event time is NULL",
             Reason::Future => "its event time is further in the future than maxFutureSkew",
         });

@@ -4,7 +4,7 @@
 //! their panes, `late.rs` is about those that come too late. Sessions are put together from pieces: `guard.rs` lets rows
 //! in that a session can take, `merge.rs` joins the pieces. `over.rs` says which rows an OVER looks at (`distinct.rs`:
 //! DISTINCT is one), `over_cut.rs` cuts the plan there, `moments.rs` keeps the rows. `planner.rs` makes the physical plans
-//! of one batch, `run.rs` runs them over the state, and `batch.rs` between the source and the output.
+//! of one batch, `replayable.rs` says which windows a late row belongs to, `run.rs` runs them over the state, and `batch.rs` between the source and the output.
 
 mod assign;
 mod batch;
@@ -18,15 +18,17 @@ mod open;
 mod over;
 mod over_cut;
 mod planner;
+mod replayable;
 mod run;
 mod source;
 mod stages;
 
 pub use batch::{Parts, SetAside, run_batch};
 pub use distinct::number_rows;
-pub use late::LateRows;
+pub use late::{LATE, LateRows};
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};
+pub use replayable::Replayable;
 pub use run::{OperatorCounts, QueryState, Watermarks, stage_us};
 pub use stages::{Stages, check, needs_state, split};
 

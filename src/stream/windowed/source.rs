@@ -34,10 +34,7 @@ impl Source {
     /// # Errors
     /// `Unsupported`, naming the column.
     pub fn check_time(&self) -> Result<()> {
-        let (input, time) = match self {
-            Self::Window(assign) => (&assign.input, &assign.time),
-            Self::Session(assign) => (&assign.input, &assign.time),
-        };
+        let (input, time) = (self.input(), self.time());
         let at = input.schema().index_of_column(time)?;
         if input.schema().field(at).metadata().contains_key(EVENT_TIME_KEY) {
             return Ok(());
@@ -53,6 +50,14 @@ impl Source {
         match self {
             Self::Window(assign) => &assign.input,
             Self::Session(assign) => &assign.input,
+        }
+    }
+
+    /// The column that the windows are over.
+    pub fn time(&self) -> &Column {
+        match self {
+            Self::Window(assign) => &assign.time,
+            Self::Session(assign) => &assign.time,
         }
     }
 
