@@ -9,6 +9,7 @@ use crate::error::Result;
 mod demo;
 mod explain;
 mod job;
+mod late;
 mod output_file;
 mod predict;
 mod produce;
@@ -39,6 +40,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     State(state::StateArgs),
     Explain(explain::ExplainArgs),
+    Late(late::LateArgs),
 }
 
 /// Parses the arguments and runs the command. The exit code is 0, or `Error::exit_code`.
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
             Command::Verify(args) => verify::run(args).await,
             Command::State(args) => state::run(args).await,
             Command::Explain(args) => explain::run(args).await,
+            Command::Late(args) => late::run(args).await,
         }
     };
     let outcome = tracing::subscriber::set_global_default(subscriber)

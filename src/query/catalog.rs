@@ -24,8 +24,7 @@ use super::{
 };
 use crate::{
     catalog::{
-        Connector, FileFormat, FileTable, Job, StartingOffsets, Subscription, Table, locate_error,
-        parse_statements,
+        Connector, FileFormat, FileTable, Job, StartingOffsets, Subscription, Table, locate_error, parse_statements,
     },
     error::{Error, ErrorKind, Result, nearest},
     session::plan_sql,

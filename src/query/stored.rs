@@ -29,11 +29,7 @@ impl QuerySession {
             modified_ms: entry.modified_ms,
         };
         let listing = Listing { root: Store::open(&table.path).await?, files: files.iter().map(file).collect() };
-        let spec = FilesSpec {
-            columns: Some(Arc::clone(columns)),
-            files: Some(listing),
-            ..FilesSpec::of_table(table)
-        };
+        let spec = FilesSpec { columns: Some(Arc::clone(columns)), files: Some(listing), ..FilesSpec::of_table(table) };
         let provider = FilesTable::open(&self.context().state(), &spec).await?;
         let frame = self.context().read_table(Arc::new(provider))?;
         let names: Vec<_> = columns.fields().iter().map(|field| quoted(field.name())).collect();

@@ -187,10 +187,13 @@ struct Shown {
     bar: Option<ProgressBar>,
     last_start_ms: i64,
     last_line: Stopwatch,
+    last_late: Option<Stopwatch>,
 }
 
 /// Not on a terminal: at most one line per query in this time.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
+/// A late row is shown at most once per query in this time.
+const LATE_INTERVAL: Duration = Duration::from_secs(60);
 /// The progress log starts anew at this size; the one before it is kept as `<name>.1`.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
@@ -220,6 +223,7 @@ impl Reporter {
             bar: self.bars.as_ref().map(|bars| bars.add(spinner())),
             last_start_ms: progress.start_ms,
             last_line: Stopwatch::start(),
+            last_late: None,
         });
         let since = (!first).then_some(progress.start_ms - shown.last_start_ms);
         shown.last_start_ms = progress.start_ms;
@@ -232,6 +236,13 @@ impl Reporter {
         tracing::debug!(target: "tidemill::progress", progress = %progress.to_json(since));
         if self.format != ProgressFormat::Line {
             return;
+        }
+        let sample = progress.windows.as_ref().and_then(|windows| Some((windows.late, windows.late_samples.first()?)));
+        if let Some((late, sample)) = sample
+            && shown.last_late.as_ref().is_none_or(|last| last.elapsed() >= LATE_INTERVAL)
+        {
+            shown.last_late = Some(Stopwatch::start());
+            self.warn(&progress.name, &format!("batch {} set {late} rows aside, such as {sample}", progress.batch_id));
         }
         match &shown.bar {
             Some(bar) => bar.set_message(progress.to_line()),

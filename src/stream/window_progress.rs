@@ -15,6 +15,8 @@ pub struct WindowProgress {
     pub times: EventTimeStats,
     /// Rows that were set aside: too late, without event time, or too far in the future.
     pub late: u64,
+    /// The first of them, as JSON objects, with the reason in `late_reason`.
+    pub late_samples: Vec<Value>,
     pub operators: Vec<OperatorCounts>,
     /// How long the list of the state's files took to write.
     pub commit_ms: u64,
@@ -49,6 +51,7 @@ impl WindowProgress {
                 "commitTimeMs": self.commit_ms,
                 "memoryUsedBytes": counts.memory_bytes,
                 "numRowsDroppedByWatermark": late,
+                "lateRowSamples": if index == 0 { self.late_samples.as_slice() } else { &[] },
                 "numShufflePartitions": 1,
                 "numStateStoreInstances": 1,
                 "customMetrics": {"stateFiles": counts.files, "stateFileBytes": counts.file_bytes},

@@ -13,6 +13,7 @@ mod explain;
 mod isolate;
 mod job_file;
 mod kafka_source;
+mod late;
 mod model;
 mod produce;
 mod query;

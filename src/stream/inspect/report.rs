@@ -87,6 +87,19 @@ pub struct Span {
     pub end_us: i64,
 }
 
+impl Span {
+    /// Start and end, in words.
+    pub fn bounds(&self) -> (String, String) {
+        (iso_us(self.start_us), iso_us(self.end_us))
+    }
+}
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{}, {})", iso_us(self.start_us), iso_us(self.end_us))
+    }
+}
+
 /// A window and the watermark that closes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct NextClose {

@@ -129,6 +129,7 @@ async fn attempt(
         watermark_ms: watermarks.to_ms,
         times: counts.times,
         late: settled.counts.late,
+        late_samples: windowed.planned.late.samples(),
         operators: settled.operators,
         commit_ms: step.elapsed_ms(),
     };

@@ -10,8 +10,10 @@ use arrow::{
     compute::take_record_batch,
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
 };
+use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 
+use super::samples::{SAMPLES_MAX, samples};
 use crate::{
     error::{Error, Result},
     event_time::NO_WATERMARK_MS,
@@ -37,12 +39,13 @@ pub struct Bounds {
 pub struct LateRows {
     sender: Mutex<Option<Sender<RecordBatch>>>,
     count: AtomicU64,
+    samples: Mutex<Vec<Value>>,
 }
 
 impl LateRows {
     /// They are sent to `sender`, in batches of `late_schema`.
     pub fn new(sender: Option<Sender<RecordBatch>>) -> Self {
-        Self { sender: Mutex::new(sender), count: AtomicU64::new(0) }
+        Self { sender: Mutex::new(sender), count: AtomicU64::new(0), samples: Mutex::default() }
     }
 
     /// No more will come: whoever waits for them need not wait any longer.
@@ -61,9 +64,24 @@ impl LateRows {
     /// `Internal` if whoever keeps them has stopped.
     pub async fn set_aside(&self, rows: RecordBatch, sender: Option<&Sender<RecordBatch>>) -> Result<()> {
         self.count.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
+        self.sample(&rows)?;
         let Some(sender) = sender else { return Ok(()) };
         let sent = sender.send(rows).await;
         sent.map_err(|_| Error::internal("late rows cannot be kept: their writer has stopped"))
+    }
+
+    fn sample(&self, rows: &RecordBatch) -> Result<()> {
+        let mut taken = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.len() < SAMPLES_MAX {
+            let more = samples(rows, SAMPLES_MAX - taken.len())?;
+            taken.extend(more);
+        }
+        Ok(())
+    }
+
+    /// The first of them, as JSON objects.
+    pub fn samples(&self) -> Vec<Value> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many there were so far.

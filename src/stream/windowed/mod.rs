@@ -1,7 +1,8 @@
 //! Windowed aggregates over a stream: panes of partial aggregates in the state, windows out when the watermark passes.
 //!
 //! `stages.rs` cuts the plan at each windowed aggregate, `source.rs` looks at what is below it; `assign.rs` gives rows
-//! their panes, `late.rs` is about those that come too late. Sessions are put together from pieces: `guard.rs` lets rows
+//! their panes, `late.rs` is about those that come too late, and
+//! `samples.rs` shows some of them. Sessions are put together from pieces: `guard.rs` lets rows
 //! in that a session can take, `merge.rs` joins the pieces. `over.rs` says which rows an OVER looks at (`distinct.rs`:
 //! DISTINCT is one), `over_cut.rs` cuts the plan there, `moments.rs` keeps the rows. `planner.rs` makes the physical plans
 //! of one batch, `replayable.rs` says which windows a late row belongs to, `run.rs` runs them over the state, and `batch.rs` between the source and the output.
@@ -20,6 +21,7 @@ mod over_cut;
 mod planner;
 mod replayable;
 mod run;
+mod samples;
 mod source;
 mod stages;
 

@@ -91,19 +91,12 @@ mod tests {
         let hop = |slide_us, size_us| WindowSpec::new(WindowKind::Hop { slide_us }, size_us, 0, None).unwrap();
         let window = |start_us, end_us| Window { start_us, end_us };
         let second = 1_000_000;
-        let mut replayable =
-            Replayable { time: "ts".to_owned(), operators: vec![(hop(5 * second, 10 * second), 0)] };
-        assert_eq!(
-            replayable.windows_of(7 * second),
-            [window(0, 10 * second), window(5 * second, 15 * second)]
-        );
+        let mut replayable = Replayable { time: "ts".to_owned(), operators: vec![(hop(5 * second, 10 * second), 0)] };
+        assert_eq!(replayable.windows_of(7 * second), [window(0, 10 * second), window(5 * second, 15 * second)]);
         assert!(replayable.is_written(window(0, 10 * second), 10_000));
         assert!(!replayable.is_written(window(5 * second, 15 * second), 14_999));
         replayable.operators.push((WindowSpec::new(WindowKind::Tumble, 10 * second, 0, None).unwrap(), 1_000));
-        assert_eq!(
-            replayable.windows_of(7 * second),
-            [window(0, 10 * second), window(10 * second, 20 * second)]
-        );
+        assert_eq!(replayable.windows_of(7 * second), [window(0, 10 * second), window(10 * second, 20 * second)]);
         assert!(!replayable.is_written(window(0, 10 * second), 10_000));
     }
 }

@@ -1,0 +1,113 @@
+//! The corrected rows, in a directory of their own.
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::report::{Corrected, ReplayReport};
+use crate::{
+    catalog::FileTable,
+    error::{Error, ErrorKind, Result},
+    sink::{
+        StagedFile,
+        file::{FileSink, FileSinkWriter},
+    },
+    store::{Created, Store},
+};
+
+/// The list of what is replaced. It is written last: without it a directory is not complete. No reader takes it for data.
+pub const REPLACED: &str = "_replaced.json";
+
+/// A new directory.
+#[derive(Debug)]
+pub struct Correction {
+    store: Store,
+    sink: FileSink,
+    owner: String,
+}
+
+impl Correction {
+    /// In `directory`, which must be empty, and apart from the output and its late rows.
+    ///
+    /// # Errors
+    /// `Conflict` if something is there; `Invalid` for a directory of the job; the store's.
+    pub async fn open(directory: &str, like: &FileTable, late: &FileTable, schema: &SchemaRef) -> Result<Self> {
+        let store = Store::open(directory).await?;
+        for taken in [like, late] {
+            let taken = Store::open(&taken.path).await?;
+            let (inner, outer) = (format!("{}/", store.url()), format!("{}/", taken.url()));
+            if inner.starts_with(&outer) || outer.starts_with(&inner) {
+                return Err(Error::invalid(format!(
+                    "--output {} is, or holds, {} of the job",
+                    store.url(),
+                    taken.url()
+                ))
+                .help("choose a directory of its own: what is visible in the output never changes"));
+            }
+        }
+        if let Some(entry) = store.list_all("").await?.first() {
+            return Err(Error::new(ErrorKind::Conflict, format!("{} is there already", store.path_url(&entry.path)))
+                .help("choose a new or empty directory for --output"));
+        }
+        let table = FileTable { path: directory.to_owned(), spark_metadata: false, ..like.clone() };
+        let sink = FileSink::new(store.clone(), &table, SchemaRef::clone(schema))?;
+        Ok(Self { store, sink, owner: format!("replay-{}", Uuid::new_v4().simple()) })
+    }
+
+    /// Starts the files, under hidden names.
+    pub fn begin(&self) -> FileSinkWriter {
+        self.sink.begin(&self.owner)
+    }
+
+    /// Shows all files, then the list; or nothing.
+    ///
+    /// # Errors
+    /// The store's; what was shown is taken back then.
+    pub async fn publish(&self, files: &[StagedFile], report: &mut ReplayReport) -> Result<()> {
+        let mut shown = Vec::new();
+        let done = self.try_publish(files, &mut shown, report).await;
+        if done.is_err() {
+            report.corrected = None;
+            for path in &shown {
+                self.store.delete(path).await?;
+            }
+            self.abandon().await?;
+        }
+        done
+    }
+
+    async fn try_publish(
+        &self,
+        files: &[StagedFile],
+        shown: &mut Vec<String>,
+        report: &mut ReplayReport,
+    ) -> Result<()> {
+        for file in files {
+            // Before: an error may be one of the answer only.
+            shown.push(file.staged.path.clone());
+            self.store.publish(&file.staged).await?;
+        }
+        let rows = files.iter().map(|file| file.rows).sum();
+        let directory = self.store.url().to_owned();
+        report.corrected = Some(Corrected { directory, files: shown.clone(), rows });
+        let json = serde_json::to_vec_pretty(report)
+            .map_err(|error| Error::internal("the report is no JSON").source_error(error))?;
+        shown.push(REPLACED.to_owned());
+        match self.store.create(REPLACED, Bytes::from(json)).await? {
+            Created::New => Ok(()),
+            Created::Exists => {
+                shown.pop();
+                Err(Error::new(ErrorKind::Conflict, format!("another replay writes to {}", self.store.url()))
+                    .help("give each a directory of its own"))
+            }
+        }
+    }
+
+    /// Deletes what was begun.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn abandon(&self) -> Result<()> {
+        self.store.sweep(&|owner| owner == self.owner, &[]).await.map(drop)
+    }
+}

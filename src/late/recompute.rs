@@ -1,0 +1,217 @@
+//! The INSERT's own SELECT as a batch query over exactly what the stream has read, for some windows only.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    array::{AsArray, BooleanArray, RecordBatch},
+    compute::filter_record_batch,
+    datatypes::{DataType, Schema, TimestampMicrosecondType},
+};
+use datafusion::{
+    common::{
+        ScalarValue,
+        tree_node::{Transformed, TreeNode},
+    },
+    error::DataFusionError,
+    execution::SendableRecordBatchStream,
+    logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder, lit},
+};
+
+use super::rows::micros;
+use crate::{
+    catalog::{Connector, Insert, Job, KafkaTable, OffsetSpec, StartingOffsets, Table, locate_error},
+    error::{Error, Result},
+    query::QuerySession,
+    session::{SessionLimits, plan_sql},
+    source::{KafkaSource, Offsets},
+    stream::{Standing, normalise},
+    window::{WINDOW_END, WINDOW_KEY, WINDOW_START, Window, WindowAssign},
+};
+
+/// Where a row has its window.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Bounds {
+    /// Finds the columns, whatever they are called.
+    ///
+    /// # Errors
+    /// `Unsupported` where the SELECT leaves one out.
+    pub fn of(schema: &Schema) -> Result<Self> {
+        let find = |which: &str| {
+            let is_it = |metadata: &std::collections::HashMap<String, String>| {
+                metadata.get(WINDOW_KEY).is_some_and(|value| value == which)
+            };
+            schema.fields().iter().position(|field| is_it(field.metadata())).ok_or_else(|| {
+                Error::unsupported(format!(
+                    "the SELECT does not give {which}, so nobody knows which window a row is of"
+                ))
+                .help(format!(
+                    "add {which} to the SELECT, or run the SELECT with `tidemill query --job`: it gives all windows"
+                ))
+            })
+        };
+        Ok(Self { start: find(WINDOW_START)?, end: find(WINDOW_END)? })
+    }
+
+    /// The window of each row; `None` without one.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn windows(self, batch: &RecordBatch) -> Result<Vec<Option<Window>>> {
+        let (starts, ends) = (micros(batch, self.start)?, micros(batch, self.end)?);
+        let starts = starts.as_primitive::<TimestampMicrosecondType>();
+        let ends = ends.as_primitive::<TimestampMicrosecondType>();
+        let window = |(start, end): (Option<i64>, Option<i64>)| Some(Window { start_us: start?, end_us: end? });
+        Ok(starts.iter().zip(ends).map(window).collect())
+    }
+
+    /// The rows of `wanted` windows, with the window of each.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn only<T>(self, batch: &RecordBatch, wanted: &BTreeMap<Window, T>) -> Result<(RecordBatch, Vec<Window>)> {
+        let windows = self.windows(batch)?;
+        let kept = |window: &Option<Window>| window.is_some_and(|window| wanted.contains_key(&window));
+        let mask: BooleanArray = windows.iter().map(|window| Some(kept(window))).collect();
+        let rows = filter_record_batch(batch, &mask)?;
+        Ok((rows, windows.into_iter().flatten().filter(|window| wanted.contains_key(window)).collect()))
+    }
+}
+
+/// What Kafka still has of what was read.
+#[derive(Debug)]
+pub struct Remaining {
+    /// Where reading starts.
+    pub from: Offsets,
+    /// Where it ends, and for partitions that the stream has not read, where they start.
+    pub to: Offsets,
+    /// One sentence for each partition of which a part is gone.
+    pub lost: Vec<String>,
+    /// What is gone had event times before this, microseconds since the epoch; `None` if that is not known.
+    pub lost_before_us: Option<i64>,
+}
+
+impl Remaining {
+    /// Asks Kafka.
+    ///
+    /// # Errors
+    /// Kafka's; `DataLoss` for a topic that was created again.
+    pub async fn ask(table: &KafkaTable, standing: &Standing, future_skew_us: i64) -> Result<Self> {
+        let source = KafkaSource::open(table).await?;
+        let (earliest, latest) = (source.earliest_offsets().await?, source.latest_offsets().await?);
+        let again = standing
+            .to
+            .iter()
+            .find(|(topic, partition, end)| latest.get(topic, *partition).is_none_or(|latest| latest < *end));
+        if let Some((topic, partition, end)) = again {
+            return Err(lost_error(format!(
+                "partition {topic}-{partition} was read up to offset {end}, and now ends before it: the topic was \
+                 deleted and created again"
+            )));
+        }
+        if standing.rewound > 0 {
+            return Err(lost_error(
+                "the topic was created again while the job ran: a part of what was read is gone".to_owned(),
+            ));
+        }
+        let mut remaining =
+            Self { from: Offsets::default(), to: Offsets::default(), lost: Vec::new(), lost_before_us: None };
+        let mut gone = Offsets::default();
+        for (topic, partition, first) in earliest.iter() {
+            let end = standing.to.get(topic, partition);
+            let start = end.map(|_| standing.from.get(topic, partition).unwrap_or(0)).unwrap_or(first);
+            remaining.from.set(topic, partition, start.max(first));
+            remaining.to.set(topic, partition, end.unwrap_or(first).max(first));
+            if first > start && end.is_some_and(|end| end > start) {
+                remaining.lost.push(format!("{topic}-{partition} offsets {start} to {first} are deleted"));
+                gone.set(topic, partition, first);
+            }
+        }
+        // All that is gone was read before the first batch that started behind it.
+        let is_behind =
+            |start: &Offsets| gone.iter().all(|(t, p, first)| start.get(t, p).is_some_and(|at| at >= first));
+        let after = standing.starts.iter().find(|(start, _)| is_behind(start));
+        // Rows further ahead of the clock are in no window.
+        remaining.lost_before_us = after.map(|(_, ms)| ms.saturating_mul(1_000).saturating_add(future_skew_us));
+        Ok(remaining)
+    }
+
+    /// Are all rows of the window there?
+    pub fn has(&self, window: Window) -> bool {
+        self.lost.is_empty() || self.lost_before_us.is_some_and(|before| window.start_us > before)
+    }
+}
+
+/// Kafka has not what is needed.
+pub fn lost_error(what: String) -> Error {
+    Error::new(crate::error::ErrorKind::DataLoss, what)
+        .help("these windows cannot be computed again; the late rows themselves are kept in the late directory")
+}
+
+/// The rows of all windows that are not left out below.
+///
+/// # Errors
+/// As planning; Kafka's.
+pub async fn run(
+    job: &Job,
+    insert: &Insert,
+    source: &Table,
+    remaining: &Remaining,
+    limits: SessionLimits,
+    times: Option<(i64, i64)>,
+) -> Result<(LogicalPlan, SendableRecordBatchStream)> {
+    let mut job = job.clone();
+    for table in job.tables.iter_mut().filter(|table| table.name == source.name) {
+        let place = table.place.clone();
+        if let Connector::Kafka(kafka) = &mut table.connector {
+            kafka.starting_offsets = at(&remaining.from);
+            kafka.ending_offsets = at(&remaining.to);
+        }
+        // As if the job file said so.
+        table.places.insert("startingOffsets".to_owned(), place);
+    }
+    let session = QuerySession::new(vec![job], limits)?;
+    let state = session.context().state();
+    let select = &insert.select;
+    let plan = plan_sql(&state, select.sql()).await.map_err(|error| locate_error(error, select))?;
+    let plan = normalise(plan)?;
+    let narrowed = match times {
+        Some(times) => within(plan.clone(), times)?,
+        None => plan.clone(),
+    };
+    let frame = session.context().execute_logical_plan(narrowed).await?;
+    Ok((plan, frame.execute_stream().await?))
+}
+
+fn at(offsets: &Offsets) -> StartingOffsets {
+    let partitions =
+        |partitions: &BTreeMap<i32, i64>| partitions.iter().map(|(p, at)| (*p, OffsetSpec::At(*at))).collect();
+    StartingOffsets::Specific(offsets.0.iter().map(|(topic, all)| (topic.clone(), partitions(all))).collect())
+}
+
+/// Only rows of these times are given windows: the others would be in windows that nobody wants.
+fn within(plan: LogicalPlan, (from_us, to_us): (i64, i64)) -> Result<LogicalPlan> {
+    let narrowed = plan.transform_down(|node| {
+        let LogicalPlan::Extension(extension) = &node else { return Ok(Transformed::no(node)) };
+        let Some(assign) = extension.node.as_any().downcast_ref::<WindowAssign>().cloned() else {
+            return Ok(Transformed::no(node));
+        };
+        let index = assign.input.schema().index_of_column(&assign.time)?;
+        let wanted = assign.input.schema().field(index).data_type().clone();
+        let DataType::Timestamp(_, zone) = &wanted else { return Ok(Transformed::no(node)) };
+        let bound = |us: i64| {
+            let us = ScalarValue::TimestampMicrosecond(Some(us), zone.clone());
+            Ok::<_, DataFusionError>(lit(us.cast_to(&wanted)?))
+        };
+        let time = Expr::Column(assign.time.clone());
+        let holds = time.clone().gt_eq(bound(from_us)?).and(time.lt(bound(to_us)?));
+        let input = LogicalPlanBuilder::from(assign.input.as_ref().clone()).filter(holds)?.build()?;
+        let assign = WindowAssign::try_new(Arc::new(input), assign.time, assign.spec)?;
+        Ok(Transformed::yes(LogicalPlan::Extension(Extension { node: Arc::new(assign) })))
+    })?;
+    Ok(narrowed.data)
+}

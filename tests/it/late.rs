@@ -1,0 +1,216 @@
+//! Late rows on the real Kafka: what their windows would be with them, and that the output stays as it is.
+
+use std::{
+    collections::BTreeMap,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use tidemill::store::Store;
+
+use crate::support::{
+    hdfs,
+    job::{JobText, TestJob, send, sorted_lines, visible_files},
+    tidemill,
+};
+
+const COLUMNS: &str =
+    "id BIGINT, ts TIMESTAMP, symbol STRING, price DOUBLE, WATERMARK FOR ts AS ts - INTERVAL '5' SECOND";
+
+const CANDLES: &str = "SELECT window_start AS \"from\", window_end AS \"to\", symbol, max(price) AS high, count(*) AS n \
+     FROM TUMBLE(prices, ts, INTERVAL '10 seconds') GROUP BY window_start, window_end, symbol";
+
+fn text(select: &'static str) -> JobText<'static> {
+    JobText { columns: COLUMNS, select, ..JobText::default() }
+}
+
+fn record(id: usize, second: usize, symbol: &str, price: usize) -> String {
+    format!(
+        r#"{{"id":{id},"ts":"2024-01-01T00:{:02}:{:02}","symbol":"{symbol}","price":{price}}}"#,
+        second / 60,
+        second % 60
+    )
+}
+
+/// Records of 100 seconds, of which every eleventh comes 40 records late.
+fn out_of_order() -> Vec<String> {
+    let at = |id: usize| record(id, id, ["a", "b", "c"][id % 3], (id * 7919) % 100);
+    let is_late = |id: &usize| id % 11 == 3;
+    let mut all: Vec<String> = Vec::new();
+    for id in 0..140 {
+        if !is_late(&id) && id < 100 {
+            all.push(at(id));
+        }
+        if id >= 40 && is_late(&(id - 40)) {
+            all.push(at(id - 40));
+        }
+    }
+    all.push(record(999, 200, "a", 1));
+    all
+}
+
+fn late(job: &TestJob, command: &str, arguments: &[&str]) -> Output {
+    Command::new(tidemill()).args(["late", command]).arg(&job.file).args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned()
+}
+
+fn replay(job: &TestJob, arguments: &[&str]) -> Value {
+    let output = late(job, "replay", &[&["--format", "json"], arguments].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let reports: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    reports[0].clone()
+}
+
+fn refused(job: &TestJob, arguments: &[&str], expected: &str) {
+    let output = late(job, "replay", arguments);
+    let said = said(&output);
+    assert!(!output.status.success() && said.contains(expected), "{expected}: {said}");
+}
+
+/// The lines that a batch query over all records gives for the windows from `starts`.
+fn batch(job: &TestJob, select: &str, starts: &[&str]) -> Vec<String> {
+    let query = Command::new(tidemill())
+        .args(["query", "--format", "csv", "--job"])
+        .arg(&job.file)
+        .arg(select)
+        .output()
+        .unwrap();
+    let lines = String::from_utf8_lossy(&query.stdout).into_owned();
+    let wanted = |line: &&str| starts.iter().any(|start| line.starts_with(start.trim_end_matches('Z')));
+    let mut lines: Vec<String> = lines.lines().skip(1).filter(wanted).map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+fn starts(report: &Value) -> Vec<String> {
+    report["windows"].as_array().unwrap().iter().map(|it| it["start"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn corrected_is_what_a_batch_query_gives(root: Option<&str>, select: &'static str, sink: &'static str) {
+    let job = TestJob::new(root, &JobText { source: ", maxOffsetsPerTrigger = '10'", sink, ..text(select) });
+    send(&job.topic, 0, &out_of_order());
+    job.run();
+    let before = job.files().await;
+    let directory = job.output.replace("/data", "/corrected");
+    let report = replay(&job, &["--output", &directory]);
+    let starts = starts(&report);
+    assert!(starts.len() >= 5, "{report}");
+    let store = Store::open(&directory).await.unwrap();
+    let corrected = sorted_lines(visible_files(&store).await.values());
+    let starts: Vec<&str> = starts.iter().map(String::as_str).collect();
+    let expected = batch(&job, select, &starts);
+    let plain: Vec<String> = corrected.iter().map(|line| line.replace(".000", "")).collect();
+    assert_eq!(plain, expected);
+    assert!(expected.len() >= 5, "{expected:?}");
+    // The list beside them is the report, and names files that hold what is replaced.
+    let list = store.read("_replaced.json").await.unwrap().unwrap();
+    let list: Value = serde_json::from_slice(&list).unwrap();
+    assert_eq!(list, report);
+    let written: u64 = report["windows"].as_array().unwrap().iter().map(|it| it["rowsWritten"].as_u64().unwrap()).sum();
+    let replaced = report["replaces"].as_array().unwrap();
+    assert_eq!(replaced.iter().map(|it| it["rowsOfWindows"].as_u64().unwrap()).sum::<u64>(), written);
+    assert!(replaced.iter().all(|it| before.contains_key(it["path"].as_str().unwrap())), "{report}");
+    // The output has not changed in a byte, and verify is content.
+    assert_eq!(job.files().await, before);
+    let (ok, said) = job.verify();
+    assert!(ok, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn corrected_rows_are_those_of_a_batch_query() {
+    corrected_is_what_a_batch_query_gives(None, CANDLES, "format = 'csv'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn corrected_rows_of_hops_on_hdfs() {
+    let select = "SELECT window_start, window_end, sum(CAST(price AS BIGINT)) AS total, count(*) AS n FROM \
+         HOP(prices, ts, INTERVAL '10 seconds', INTERVAL '20 seconds') GROUP BY window_start, window_end";
+    corrected_is_what_a_batch_query_gives(Some(&hdfs()), select, "format = 'csv'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_over_windows_are_computed_again() {
+    let select = "SELECT window_start, window_end, max(n) AS most, sum(n) AS n FROM TUMBLE((SELECT window_start, \
+         window_end, window_time, symbol, count(*) AS n FROM TUMBLE(prices, ts, INTERVAL '5 seconds') \
+         GROUP BY window_start, window_end, window_time, symbol), window_time, INTERVAL '10 seconds') \
+         GROUP BY window_start, window_end";
+    corrected_is_what_a_batch_query_gives(None, select, "format = 'csv'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_what_was_written_and_what_it_is_now() {
+    for format in ["format = 'csv'", "format = 'parquet'", "format = 'json'"] {
+        let job = TestJob::new(None, &JobText { sink: format, ..text(CANDLES) });
+        send(&job.topic, 0, &[record(1, 1, "a", 10), record(2, 2, "b", 10), record(3, 100, "a", 20)]);
+        job.run();
+        let future = r#"{"id":7,"ts":"2999-01-01T00:00:00","symbol":"a","price":1}"#.to_owned();
+        let without = r#"{"id":6,"symbol":"a","price":1}"#.to_owned();
+        send(&job.topic, 0, &[record(4, 3, "a", 30), record(5, 4, "c", 40), future, without]);
+        job.run();
+        let report = replay(&job, &[]);
+        let windows = report["windows"].as_array().unwrap();
+        assert_eq!(windows.len(), 1, "{report}");
+        let window = &windows[0];
+        assert_eq!(
+            (&window["lateRows"], &window["rowsWritten"], &window["rowsNow"]),
+            (&2.into(), &2.into(), &3.into())
+        );
+        let changes: BTreeMap<&str, (&str, usize)> = window["changes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| {
+                let key = it["key"]["symbol"].as_str().unwrap();
+                (key, (it["kind"].as_str().unwrap(), it["columns"].as_array().unwrap().len()))
+            })
+            .collect();
+        assert_eq!(changes, BTreeMap::from([("a", ("changed", 2)), ("c", ("added", 2))]), "{report}");
+        assert_eq!(report["replaces"].as_array().unwrap().len(), 1, "{report}");
+        let table = said(&late(&job, "replay", &[]));
+        assert!(table.contains("symbol=a") && table.contains("nothing was written: --output DIR"), "{table}");
+        let shown = said(&late(&job, "show", &["--format", "csv"]));
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines.len(), 4, "{shown}");
+        assert!(lines[1].contains("2999") && shown.contains("NULL") && shown.contains(",2,85000"), "{shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_replayed_is_refused() {
+    let job = TestJob::new(None, &text(CANDLES));
+    send(&job.topic, 0, &[record(1, 1, "a", 10), record(2, 100, "a", 20)]);
+    refused(&job, &[], "no batch was committed yet");
+    job.run();
+    let output = late(&job, "replay", &[]);
+    assert!(output.status.success() && said(&output).contains("nothing is to be replayed"), "{}", said(&output));
+    send(&job.topic, 0, &[record(3, 1, "a", 10)]);
+    job.run();
+    refused(&job, &["--table", "storred"], "did you mean stored?");
+    refused(&job, &["--output", &job.output], "what is visible in the output never changes");
+    refused(&job, &["--output", &format!("{}/sub", job.output)], "of the job");
+    let full = job.directory.path().join("full");
+    std::fs::create_dir(&full).unwrap();
+    std::fs::write(full.join("mine.csv"), "1").unwrap();
+    refused(&job, &["--output", full.to_str().unwrap()], "is there already");
+    assert_eq!(std::fs::read_dir(&full).unwrap().count(), 1);
+    for (select, expected) in [
+        ("SELECT id, price FROM prices", "has windows, so no row can be late"),
+        (
+            "SELECT window_start, window_end, count(*) AS n FROM SESSION(prices, ts, INTERVAL '5 seconds') \
+             GROUP BY window_start, window_end",
+            "session windows",
+        ),
+        ("SELECT id, lag(price) OVER (PARTITION BY symbol ORDER BY ts) AS before FROM prices", "OVER or DISTINCT"),
+        (
+            "SELECT window_start, count(*) AS n FROM TUMBLE(prices, ts, INTERVAL '10 seconds') \
+             GROUP BY window_start, window_end",
+            "does not give window_end",
+        ),
+    ] {
+        let job = TestJob::new(None, &text(select));
+        refused(&job, &[], expected);
+    }
+}
