@@ -24,7 +24,9 @@ const CLOSING_ROWS_MAX: usize = 8192;
 #[derive(Debug, Clone)]
 pub struct StateLayout {
     pub schema: SchemaRef,
-    /// Column of the window's (or pane's) start.
+    /// How many columns, the first ones, are the grouping keys.
+    pub keys: usize,
+    /// Column of the window's (or pane's) start; without windows of no meaning, as `end`.
     pub start: usize,
     /// Column of the window's (or pane's) end.
     pub end: usize,
@@ -44,6 +46,8 @@ pub enum Labels {
     Panes(WindowSpec),
     /// A piece of a session. Pieces of one session have equal keys and overlap, or one ends where the next starts.
     Sessions(SessionPieces),
+    /// There is no window: a row belongs to its keys for ever.
+    Groups,
 }
 
 /// How pieces of sessions are kept.
@@ -62,6 +66,9 @@ impl StateLayout {
     /// # Errors
     /// `Internal`: a defect.
     pub fn closing(&self, batch: &RecordBatch, from_us: i64, to_us: i64) -> Result<Option<RecordBatch>> {
+        if matches!(self.labels, Labels::Groups) {
+            return Ok(Some(batch.clone()).filter(|batch| batch.num_rows() > 0));
+        }
         let (starts, ends) = (self.micros(batch, self.start)?, self.micros(batch, self.end)?);
         let (mut rows, mut start_us, mut end_us) = (Vec::new(), Vec::new(), Vec::new());
         let mut push = |row: usize, start: i64, end: i64| {
@@ -79,6 +86,7 @@ impl StateLayout {
                     let windows = spec.windows_of_pane(starts.value(row)).ending_after(from_us);
                     windows.take_while(|window| window.end_us <= to_us).for_each(|w| push(row, w.start_us, w.end_us));
                 }
+                Labels::Groups => {}
             }
         }
         if rows.is_empty() {
@@ -102,21 +110,29 @@ impl StateLayout {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// The starts and the ends, in microseconds.
+    /// The starts and the ends, in microseconds. What is in no window is after all windows.
     ///
     /// # Errors
     /// `Internal`: a defect.
     pub fn bounds(&self, batch: &RecordBatch) -> Result<(Int64Array, Int64Array)> {
+        if matches!(self.labels, Labels::Groups) {
+            let never = Int64Array::from_value(i64::MAX, batch.num_rows());
+            return Ok((never.clone(), never));
+        }
         Ok((self.micros(batch, self.start)?, self.micros(batch, self.end)?))
     }
 
     /// How many rows `closing` may be given at once: what it gives is that many times the windows of a row.
     pub fn rows_at_once(&self) -> usize {
-        let windows = match &self.labels {
-            Labels::Windows | Labels::Sessions(_) => 1,
+        (CLOSING_ROWS_MAX / self.windows_of_a_row()).max(1)
+    }
+
+    /// In how many windows a row is at most.
+    pub fn windows_of_a_row(&self) -> usize {
+        match &self.labels {
+            Labels::Windows | Labels::Sessions(_) | Labels::Groups => 1,
             Labels::Panes(spec) => spec.windows_of(0).len().max(1),
-        };
-        (CLOSING_ROWS_MAX / windows).max(1)
+        }
     }
 
     /// The rows that some window still needs when all that end up to `watermark_us` are closed; `None`: all of them.
@@ -161,6 +177,7 @@ impl StateLayout {
                 let ends = self.micros(batch, self.end)?;
                 Ok(ends.values().iter().map(|end| end.saturating_add(*gap_us)).collect())
             }
+            Labels::Groups => Ok(vec![i64::MAX; batch.num_rows()]),
         }
     }
 
@@ -183,6 +200,7 @@ impl StateLayout {
                 let next = |start: &i64| spec.windows_of_pane(*start).ending_after(after_us).next();
                 Ok(panes.iter().filter_map(next).map(|window| window.end_us).min())
             }
+            Labels::Groups => Ok(None),
         }
     }
 

@@ -19,6 +19,9 @@ pub struct Manifest {
     /// DataFusion's version: what a partial aggregate holds is its business.
     pub datafusion: String,
     pub partitions: PartitionTimes,
+    /// When rows that change were written last, by the timestamp of the batch (`EMIT PERIODIC`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emitted_ms: Option<i64>,
     pub operators: Vec<OperatorManifest>,
 }
 

@@ -75,6 +75,10 @@ impl Held {
         Ok(next)
     }
 
+    fn is_small(&self, pending: bool) -> bool {
+        self.file.bytes < SMALL_FILE_BYTES && self.file.pending == pending
+    }
+
     fn memory_bytes(&self) -> usize {
         self.rows.iter().flat_map(|rows| rows.iter()).map(slice_bytes).sum()
     }
@@ -152,8 +156,8 @@ impl OperatorState {
             count += batch.num_rows() as u64;
         }
         let (bytes, crc32) = file::write(&self.store, path, &self.layout.schema, &rows).await?;
-        let file =
-            StateFile { path: path.to_owned(), bytes, crc32, rows: count, input_rows, first_start_us, last_end_us };
+        let (path, pending) = (path.to_owned(), false);
+        let file = StateFile { path, bytes, crc32, rows: count, input_rows, first_start_us, last_end_us, pending };
         let rows = rows.into_iter().map(compact).collect::<Result<Vec<_>>>()?;
         self.held.push(Held::new(file, Some(Arc::new(rows))));
         self.limit_memory();
@@ -272,17 +276,55 @@ impl OperatorState {
         LiveRows { layout, store, left }
     }
 
-    /// How many files are small.
-    pub fn small_files(&self) -> usize {
-        self.held.iter().filter(|held| held.file.bytes < SMALL_FILE_BYTES).count()
+    /// Says of the files that were added when there were `files` files whether their groups are still to be written.
+    pub fn mark(&mut self, files: usize, pending: bool) {
+        self.held.iter_mut().skip(files).for_each(|held| held.file.pending = pending);
+    }
+
+    /// Are there groups to be written?
+    pub fn has_pending(&self) -> bool {
+        self.held.iter().any(|held| held.file.pending)
+    }
+
+    /// The rows whose groups are still to be written, as far as a window needs them that ends after `watermark_us`, and
+    /// how many they are at most.
+    pub fn pending(&self, watermark_us: i64) -> (LiveRows, u64) {
+        let pending = || self.held.iter().filter(|held| held.file.pending);
+        let left = pending().map(|held| (held.clone(), watermark_us)).collect();
+        let rows = LiveRows { layout: self.layout.clone(), store: self.store.clone(), left };
+        (rows, pending().map(|held| held.file.rows).sum())
+    }
+
+    /// The number of input rows that no window needs any more when the watermark goes from `from_us` to `to_us`.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt`.
+    pub async fn released(&self, from_us: i64, to_us: i64) -> Result<u64> {
+        let mut released = 0;
+        for held in &self.held {
+            if held.file.last_end_us <= from_us || held.file.first_start_us >= to_us {
+                continue;
+            }
+            for batch in rows_of(held.clone(), &self.store, &self.layout).await?.iter() {
+                released += self.layout.released(batch, from_us, to_us)?;
+            }
+        }
+        Ok(released)
+    }
+
+    /// How many files are small, of those whose groups are still to be written or of the others.
+    pub fn small_files(&self, pending: bool) -> usize {
+        self.held.iter().filter(|held| held.is_small(pending)).count()
     }
 
     /// Takes small files out, those with the fewest rows, to be written again as fewer: at least half of them. Returns
-    /// their rows, live at `watermark_us`, as a scan that changes no label.
-    pub fn take_small(&mut self, watermark_us: i64) -> LiveRows {
-        self.held.sort_by_key(|held| (held.file.bytes < SMALL_FILE_BYTES, std::cmp::Reverse(held.file.rows)));
-        let large = self.held.len() - self.small_files();
-        let keep = large + self.small_files() / 2;
+    /// their rows, live at `watermark_us`, as a scan that changes no label. Files whose groups are still to be written
+    /// and others do not mix.
+    pub fn take_small(&mut self, watermark_us: i64, pending: bool) -> LiveRows {
+        self.held.sort_by_key(|held| (held.is_small(pending), std::cmp::Reverse(held.file.rows)));
+        let small = self.small_files(pending);
+        let large = self.held.len() - small;
+        let keep = large + small / 2;
         // Each file that stays has more rows than all the smaller ones together, so that no row is written often.
         let rows = |held: &[Held]| held.iter().map(|held| held.file.rows).sum::<u64>();
         let outweighs = |at: &usize| self.held[*at].file.rows > rows(&self.held[at + 1..]);

@@ -17,7 +17,7 @@ use super::{
     windowed::{self, Parts, SetAside, Watermarks, Windows},
 };
 use crate::{
-    catalog::{Connector, Insert, Job, KafkaTable},
+    catalog::{Connector, Insert, Job, KafkaTable, OutputMode},
     checkpoint::{
         Checkpoint, Ledger, OffsetEntry, Prepared, logged_watermark, read_watermark,
         recovery::{Decision, decide},
@@ -87,7 +87,10 @@ impl StreamingQuery {
         let source = KafkaSource::open(&table).await?;
         let description = source.description().to_owned();
         let checkpoint = Checkpoint::open(Store::open(checkpoint_location).await?).await?;
-        let output = Output::open(sink, plan.schema(), &checkpoint).await?;
+        let mut output = Output::open(sink, plan.schema(), &checkpoint).await?;
+        if plan.windowed && plan.emit.mode == OutputMode::Update {
+            output.replaces();
+        }
         let (dead_letter_store, dead_letter_sink) = output::dead_letters(sink, &plan.source, &checkpoint).await?;
         let windows = match plan.windowed {
             true => Some(Windows::open(&plan, sink, &checkpoint).await?),
@@ -140,6 +143,9 @@ impl StreamingQuery {
     /// # Errors
     /// What stopped it. Whatever was visible stays; a restart goes on from there.
     pub async fn run(mut self, trigger: Trigger, stop: &CancellationToken, reporter: &Reporter) -> Result<Ledger> {
+        if let Some(sentence) = self.plan.grows()? {
+            reporter.warn(&self.name, &sentence);
+        }
         self.recover(reporter).await.map_err(|error| error.context(&self.name))?;
         self.run_triggers(trigger, stop, reporter).await.map_err(|error| error.context(&self.name))?;
         Ok(self.totals.ledger)
@@ -165,9 +171,13 @@ impl StreamingQuery {
             if goes_back(&self.position, &latest) {
                 self.skip_lost(reporter).await?;
             }
-            let watermark_ms = self.advance_watermark(&latest);
-            let end = match self.batch_end(trigger, &latest, &idle) {
-                None if self.would_close(watermark_ms)? => Some(self.position.clone()),
+            let end = self.batch_end(trigger, &latest, &idle);
+            let timestamp_ms = clock::now_ms();
+            let emits = self.emits(trigger, timestamp_ms, end.is_some());
+            // Windows close with the rows that say so.
+            let watermark_ms = if emits { self.advance_watermark(&latest) } else { self.watermark_ms };
+            let end = match end {
+                None if self.would_give_rows(emits, watermark_ms)? => Some(self.position.clone()),
                 end => end,
             };
             let Some(end) = end else {
@@ -182,11 +192,12 @@ impl StreamingQuery {
             progress.latest = latest;
             let entry = OffsetEntry {
                 watermark_ms: logged_watermark(watermark_ms),
-                timestamp_ms: clock::now_ms(),
+                timestamp_ms,
                 conf: spark_conf(),
                 ends: vec![end],
             }
-            .starting_at(&self.position);
+            .starting_at(&self.position)
+            .emitting(emits);
             let step = Stopwatch::start();
             self.checkpoint.write_offsets(self.next_batch, &entry).await?;
             progress.durations.wal_commit = step.elapsed_ms();
@@ -215,8 +226,19 @@ impl StreamingQuery {
         tracker.advance(clock::now_ms(), &is_behind)
     }
 
-    /// Would windows close in a batch without records?
-    fn would_close(&self, to_ms: i64) -> Result<bool> {
+    /// Does a batch that begins now write rows? With `EMIT PERIODIC` when it is time, and at the end of a bounded run.
+    fn emits(&self, trigger: Trigger, timestamp_ms: i64, has_records: bool) -> bool {
+        let (Some(period), Some(windows)) = (self.plan.emit.period, &self.windows) else { return true };
+        let period_ms = i64::try_from(period.as_millis()).unwrap_or(i64::MAX);
+        let is_due = windows.state.emitted_ms.is_none_or(|last| timestamp_ms.saturating_sub(last) >= period_ms);
+        is_due || trigger == Trigger::Once || (trigger.is_bounded() && !has_records)
+    }
+
+    /// Would a batch without records write rows?
+    fn would_give_rows(&self, emits: bool, to_ms: i64) -> Result<bool> {
+        if self.plan.emit.mode != OutputMode::Append {
+            return Ok(emits && self.windows.as_ref().is_some_and(|windows| windows.state.has_pending()));
+        }
         let watermarks = Watermarks { from_ms: self.watermark_ms, to_ms };
         if to_ms <= self.watermark_ms {
             return Ok(false);
@@ -250,7 +272,8 @@ impl StreamingQuery {
             reporter.warn(&self.name, sentence);
         }
         let owner = commit::owner(&self.checkpoint, batch);
-        let work = BatchWork { batch, timestamp_ms: entry.timestamp_ms, ranges: &ranges, owner: &owner };
+        let (timestamp_ms, emits) = (entry.timestamp_ms, entry.emits());
+        let work = BatchWork { batch, timestamp_ms, ranges: &ranges, emits, owner: &owner };
         let step = Stopwatch::start();
         let mut result = self.run_plan(&work, read_watermark(entry.watermark_ms)).await?;
         result.ledger.gaps += lost.offsets + self.ended.count_to(&start);

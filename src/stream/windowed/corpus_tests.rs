@@ -71,7 +71,7 @@ impl Running {
     async fn empty(plan: &QueryPlan, store: &Store) -> Result<QueryState> {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
-        let tracker = WatermarkTracker::new(plan.watermark()?.clone());
+        let tracker = WatermarkTracker::new(plan.event_time().cloned());
         Ok(QueryState::new(&planned.operators, tracker, store.clone()))
     }
 
@@ -134,7 +134,7 @@ impl Running {
 
     /// What the reading thread does: one partition here.
     fn observe(&mut self, records: &RecordBatch, future_us: i64) -> Result<()> {
-        let column = self.plan.watermark()?.column.clone();
+        let Some(column) = self.plan.event_time().map(|watermark| watermark.column.clone()) else { return Ok(()) };
         let times = records.column_by_name(&column).ok_or_else(|| Error::internal("no event time"))?;
         let newest_us = micros(times)?.iter().flatten().filter(|time| *time <= future_us).max();
         if let Some(newest_us) = newest_us {

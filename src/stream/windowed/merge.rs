@@ -114,7 +114,7 @@ impl SessionMergeExec {
 fn pieces(layout: &StateLayout) -> Result<&SessionPieces> {
     match &layout.labels {
         Labels::Sessions(pieces) => Ok(pieces),
-        Labels::Windows | Labels::Panes(_) => Err(Error::internal("the state of sessions holds none")),
+        Labels::Windows | Labels::Panes(_) | Labels::Groups => Err(Error::internal("the state of sessions holds none")),
     }
 }
 

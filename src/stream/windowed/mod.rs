@@ -3,11 +3,14 @@
 //! `stages.rs` cuts the plan at each windowed aggregate, `source.rs` looks at what is below it; `assign.rs` gives rows
 //! their panes, `late.rs` is about those that come too late. Sessions are put together from pieces: `guard.rs` lets rows
 //! in that a session can take, `merge.rs` joins the pieces. `planner.rs` makes the physical plans of one batch, `run.rs`
-//! runs them over the state, and `batch.rs` between the source and the output.
+//! runs them over the state, and `batch.rs` between the source and the output. `update.rs` has the output modes in which
+//! groups are written while they change, and aggregates without a window;
+//! `keys.rs` looks at the keys of their records.
 
 mod assign;
 mod batch;
 mod guard;
+mod keys;
 mod late;
 mod merge;
 mod open;
@@ -15,13 +18,16 @@ mod planner;
 mod run;
 mod source;
 mod stages;
+mod update;
 
 pub use batch::{Parts, SetAside, run_batch};
+pub use keys::check_sink;
 pub use late::LateRows;
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};
 pub use run::{OperatorCounts, QueryState, Watermarks, stage_us};
 pub use stages::{Stages, check, needs_state, split};
+pub use update::grows;
 
 #[cfg(test)]
 mod corpus_tests;
@@ -29,3 +35,5 @@ mod corpus_tests;
 mod session_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod update_tests;

@@ -4,7 +4,10 @@
 //! results are the state; *final* over the state of the windows that close; *partial reduce* to make fewer rows of
 //! state out of many.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
@@ -14,7 +17,7 @@ use datafusion::{
     execution::{SessionState, TaskContext},
     logical_expr::{LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
     physical_plan::{
-        ExecutionPlan, SendableRecordBatchStream,
+        EmptyRecordBatchStream, ExecutionPlan, SendableRecordBatchStream,
         aggregates::{AggregateExec, AggregateMode},
         execute_stream,
         stream::RecordBatchStreamAdapter,
@@ -32,6 +35,7 @@ use super::{
     stages::{Emission, Operator, Stages},
 };
 use crate::{
+    catalog::{Emit, OutputMode},
     error::{Error, Result},
     state::{Labels, SessionPieces, StateLayout},
     window::{SessionAssign, WindowAssign, WindowExtensions, WindowSpec},
@@ -60,6 +64,12 @@ pub struct PlannedOperator {
 /// The plans of one batch.
 #[derive(Debug)]
 pub struct PlannedStages {
+    /// Which rows are written.
+    pub emit: Emit,
+    /// They are written at the end of this batch: false in between, with `EMIT PERIODIC`.
+    pub emits: bool,
+    /// No row is to be written.
+    silent: AtomicBool,
     pub operators: Vec<PlannedOperator>,
     rest: Arc<dyn ExecutionPlan>,
     pub task: Arc<TaskContext>,
@@ -72,11 +82,19 @@ impl PlannedStages {
         self.operators.first().map(|first| (Arc::clone(&first.partial), Arc::clone(&self.task)))
     }
 
+    /// This batch writes no row: a total of nothing would be one.
+    pub fn silence(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
     /// The rows that the query writes.
     ///
     /// # Errors
     /// DataFusion's.
     pub fn rest(&self) -> Result<SendableRecordBatchStream> {
+        if self.silent.load(Ordering::Relaxed) {
+            return Ok(Box::pin(EmptyRecordBatchStream::new(self.rest.schema())));
+        }
         Ok(execute_stream(Arc::clone(&self.rest), Arc::clone(&self.task))?)
     }
 }
@@ -91,33 +109,35 @@ pub async fn plan(stages: &Stages, state: &SessionState, bounds: &[Bounds], late
     let mut emissions: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     for (operator, bounds) in stages.operators.iter().zip(bounds) {
         let (labels, known) = (labels(operator), Arc::<KnownSessions>::default());
-        let assign = Assigning {
+        let assign = operator.spec.map(|spec| Assigning {
             labels: labels.clone(),
             bounds: *bounds,
-            spec: operator.spec,
+            spec,
             session: operator.session.clone(),
             known: Arc::clone(&known),
-        };
+        });
         let stage = StagePlanner {
             emissions: emissions.clone(),
-            assign: Some(assign),
+            assign,
             // What an aggregate gives to the next is never late there.
             late: if operators.is_empty() { Arc::clone(&late) } else { Arc::new(LateRows::new(None)) },
         };
         let physical = physical(&operator.aggregate, state, stage).await?;
         let planned = take_apart(operator, (labels, known), *bounds, &physical)?;
-        emissions.push(planned.finish()?);
+        emissions.push(planned.finish(stages.emit.mode)?);
         operators.push(planned);
     }
     let stage = StagePlanner { emissions, assign: None, late: Arc::new(LateRows::new(None)) };
     let rest = physical(&stages.rest, state, stage).await?;
-    Ok(PlannedStages { operators, rest, task: state.task_ctx(), late })
+    let (emit, task, silent) = (stages.emit, state.task_ctx(), AtomicBool::new(false));
+    Ok(PlannedStages { emit, emits: true, silent, operators, rest, task, late })
 }
 
 fn labels(operator: &Operator) -> Labels {
+    let Some(spec) = operator.spec else { return Labels::Groups };
     match &operator.session {
-        Some(keys) => Labels::Sessions(SessionPieces { gap_us: operator.spec.size_us, keys: keys.groups.clone() }),
-        None if operator.panes => Labels::Panes(operator.spec),
+        Some(keys) => Labels::Sessions(SessionPieces { gap_us: spec.size_us, keys: keys.groups.clone() }),
+        None if operator.panes => Labels::Panes(spec),
         None => Labels::Windows,
     }
 }
@@ -149,7 +169,9 @@ fn take_apart(
     let schema = partial.schema();
     // The hidden count comes last, and its state is the count.
     let rows = schema.fields().len().checked_sub(1).ok_or_else(unknown)?;
-    let layout = StateLayout { schema, start: operator.start, end: operator.end, time: operator.time, rows, labels };
+    let keys = whole.group_expr().num_group_exprs();
+    let layout =
+        StateLayout { schema, keys, start: operator.start, end: operator.end, time: operator.time, rows, labels };
     Ok(PlannedOperator {
         name: operator.name.clone(),
         partial: Arc::new(partial),
@@ -164,9 +186,12 @@ fn take_apart(
 
 impl PlannedOperator {
     /// From rows of state to the aggregate's rows.
-    fn finish(&self) -> Result<Arc<dyn ExecutionPlan>> {
+    fn finish(&self, mode: OutputMode) -> Result<Arc<dyn ExecutionPlan>> {
         let (from_us, to_us) = (self.bounds.closed_us, self.bounds.closing_us);
-        let wanted = Wanted::Closing { from_us, to_us, released: Arc::clone(&self.released) };
+        let wanted = match mode {
+            OutputMode::Append => Wanted::Closing { from_us, to_us, released: Arc::clone(&self.released) },
+            OutputMode::Update | OutputMode::Complete => Wanted::All,
+        };
         self.over_state(AggregateMode::Final, Arc::clone(&self.closing), wanted)
     }
 

@@ -18,8 +18,10 @@ use datafusion::{
 use super::{
     late::late_schema,
     source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column},
+    update,
 };
 use crate::{
+    catalog::{Emit, OutputMode},
     error::{Error, Result},
     stream::stateless,
     window::{EVENT_TIME_KEY, WINDOW_END, WINDOW_KEY, WINDOW_START, WindowKind, WindowSpec},
@@ -31,17 +33,21 @@ const ROWS: &str = "__tidemill_rows";
 /// A plan in the order in which it runs: the operators, each over the rows of the one before, then the rest.
 #[derive(Debug, Clone)]
 pub struct Stages {
+    /// Which rows it writes.
+    pub emit: Emit,
     pub operators: Vec<Operator>,
     /// Over the rows of the last operator.
     pub rest: LogicalPlan,
 }
 
-/// A windowed aggregate.
+/// An aggregate that keeps state.
 #[derive(Debug, Clone)]
 pub struct Operator {
-    /// An `Aggregate` over a `WindowAssign` or `SessionAssign`; its last aggregate counts the input rows.
+    /// An `Aggregate`, over a `WindowAssign` or `SessionAssign` if it has windows; its last aggregate counts the input
+    /// rows.
     pub aggregate: LogicalPlan,
-    pub spec: WindowSpec,
+    /// `None` without windows; what follows says nothing then.
+    pub spec: Option<WindowSpec>,
     /// Rows are kept by pane, not by window: nothing below the aggregate looks at the window.
     pub panes: bool,
     /// Which grouping expressions are the window's start and end.
@@ -64,8 +70,10 @@ impl Stages {
     /// The schema of the rows that come too late for the first operator.
     pub fn late_schema(&self) -> Option<SchemaRef> {
         let first = self.operators.first()?;
-        let assign = source_window(&first.aggregate)?;
-        Some(late_schema(assign.input().schema().as_arrow()))
+        let assign = source_window(&first.aggregate);
+        // Without a window nothing is late.
+        let input = assign.as_ref().map(Source::input).or_else(|| first.aggregate.inputs().first().copied())?;
+        Some(late_schema(input.schema().as_arrow()))
     }
 }
 
@@ -74,6 +82,13 @@ impl Stages {
 pub struct Emission {
     pub index: usize,
     schema: DFSchemaRef,
+}
+
+impl Emission {
+    /// Of operator `index`.
+    pub fn new(index: usize, schema: DFSchemaRef) -> Self {
+        Self { index, schema }
+    }
 }
 
 impl PartialOrd for Emission {
@@ -100,7 +115,7 @@ impl UserDefinedLogicalNodeCore for Emission {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Emission: closed windows of aggregate {}", self.index)
+        write!(f, "Emission: rows of aggregate {}", self.index)
     }
 
     fn with_exprs_and_inputs(&self, _exprs: Vec<Expr>, _inputs: Vec<LogicalPlan>) -> DataFusionResult<Self> {
@@ -108,30 +123,39 @@ impl UserDefinedLogicalNodeCore for Emission {
     }
 }
 
-/// Does any part of the plan need state, if it runs over a stream?
+/// Does any part of the plan need state, if it runs over a stream in that output mode?
 ///
 /// # Errors
 /// None but a defect's.
-pub fn needs_state(plan: &LogicalPlan) -> Result<bool> {
-    Ok(plan.exists(|node| Ok(matches!(node, LogicalPlan::Aggregate(_)) && source_window(node).is_some()))?)
+pub fn needs_state(plan: &LogicalPlan, mode: OutputMode) -> Result<bool> {
+    let changes = mode != OutputMode::Append;
+    Ok(plan
+        .exists(|node| Ok(matches!(node, LogicalPlan::Aggregate(_)) && (changes || source_window(node).is_some())))?)
 }
 
-/// Cuts an optimised plan.
+/// Cuts an optimised plan. `waits`: its windows wait for a watermark.
 ///
 /// # Errors
 /// `Unsupported` for what a stream cannot answer, with the way out.
-pub fn split(plan: LogicalPlan) -> Result<Stages> {
+pub fn split(plan: LogicalPlan, emit: Emit, waits: bool) -> Result<Stages> {
     let mut operators: Vec<Operator> = Vec::new();
     let rest = plan.transform_up(|node| {
         let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
-        let Some(assign) = source_window(&node) else { return Ok(Transformed::no(node)) };
-        assign.check_time()?;
         let index = operators.len();
-        let (operator, above) = cut(aggregate, &assign, index)?;
+        let (operator, above) = match source_window(&node) {
+            Some(assign) => {
+                if waits {
+                    assign.check_time()?;
+                }
+                cut(aggregate, &assign, index)?
+            }
+            None if emit.mode != OutputMode::Append && update::is_first(aggregate)? => update::cut(aggregate, index)?,
+            None => return Ok(Transformed::no(node)),
+        };
         operators.push(operator);
         Ok(Transformed::yes(above))
     })?;
-    Ok(Stages { operators, rest: rest.data })
+    Ok(Stages { emit, operators, rest: rest.data })
 }
 
 /// The operator, and what stands in the aggregate's place: a projection of its emission.
@@ -180,10 +204,7 @@ fn cut(aggregate: &Aggregate, assign: &Source, index: usize) -> Result<(Operator
         Source::Window(_) => None,
     };
     let panes = session.is_none() && (spec.kind == WindowKind::Tumble || !looks_at_windows(aggregate, &groups)?);
-    let counted = count(lit(1i64)).alias(ROWS);
-    let mut aggregates = aggregate.aggr_expr.clone();
-    aggregates.push(counted);
-    let widened = Aggregate::try_new(Arc::clone(&aggregate.input), groups, aggregates)?;
+    let widened = with_row_count(aggregate, groups)?;
     let schema = Arc::clone(&widened.schema);
     let emission = Emission { index, schema: Arc::clone(&schema) };
     let emission = LogicalPlan::Extension(Extension { node: Arc::new(emission) });
@@ -196,11 +217,23 @@ fn cut(aggregate: &Aggregate, assign: &Source, index: usize) -> Result<(Operator
     let above = LogicalPlanBuilder::from(emission).project(columns)?.build()?;
     let name = format!("{spec} grouped by {}", list(&aggregate.group_expr));
     let aggregate = LogicalPlan::Aggregate(widened);
-    let operator = Operator { aggregate, spec, panes, start, end, time, session, name };
+    let operator = Operator { aggregate, spec: Some(spec), panes, start, end, time, session, name };
     Ok((operator, above))
 }
 
-fn list(exprs: &[Expr]) -> String {
+/// The aggregate by `groups`, with one more that counts its input rows.
+///
+/// # Errors
+/// DataFusion's.
+pub fn with_row_count(aggregate: &Aggregate, groups: Vec<Expr>) -> Result<Aggregate> {
+    let counted = count(lit(1i64)).alias(ROWS);
+    let mut aggregates = aggregate.aggr_expr.clone();
+    aggregates.push(counted);
+    Ok(Aggregate::try_new(Arc::clone(&aggregate.input), groups, aggregates)?)
+}
+
+/// Expressions with commas between them.
+pub fn list(exprs: &[Expr]) -> String {
     exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -209,10 +242,15 @@ fn list(exprs: &[Expr]) -> String {
 /// # Errors
 /// `Unsupported`, naming the operation and what to do instead.
 pub fn check(stages: &Stages) -> Result<()> {
+    let mode = stages.emit.mode;
+    if mode != OutputMode::Append {
+        update::check(stages)?;
+    }
     let mut scans = 0;
     for (at, operator) in stages.operators.iter().enumerate() {
         let LogicalPlan::Aggregate(aggregate) = &operator.aggregate else { continue };
-        check_part(&aggregate.input, at.checked_sub(1).and_then(|before| stages.operators.get(before)), &mut scans)?;
+        let before = at.checked_sub(1).and_then(|before| stages.operators.get(before));
+        check_part(&aggregate.input, &|node| refusal(node, before), &mut scans)?;
     }
     let assigns = |node: &LogicalPlan| Ok(Source::of(node).is_some());
     if stages.rest.exists(assigns)? {
@@ -220,7 +258,11 @@ pub fn check(stages: &Stages) -> Result<()> {
             Error::unsupported(format!("{} over a stream", stateless::BARE_WINDOW.0)).help(stateless::BARE_WINDOW.1)
         );
     }
-    check_part(&stages.rest, stages.operators.last(), &mut scans)?;
+    let above = |node: &LogicalPlan| match mode {
+        OutputMode::Append => refusal(node, stages.operators.last()),
+        OutputMode::Update | OutputMode::Complete => update::refusal(node, mode),
+    };
+    check_part(&stages.rest, &above, &mut scans)?;
     if scans > 1 {
         return Err(Error::unsupported("a stream that reads its tables more than once")
             .help("write one INSERT for each, or join the stored results with `tidemill query`"));
@@ -228,14 +270,17 @@ pub fn check(stages: &Stages) -> Result<()> {
     Ok(())
 }
 
-fn check_part(plan: &LogicalPlan, before: Option<&Operator>, scans: &mut usize) -> Result<()> {
+/// What is refused, and what to do instead.
+type Refusal = Option<(String, &'static str)>;
+
+fn check_part(plan: &LogicalPlan, refusal: &dyn Fn(&LogicalPlan) -> Refusal, scans: &mut usize) -> Result<()> {
     let mut refused = None;
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(_) = node {
             *scans += 1;
         }
         if refused.is_none() {
-            refused = refusal(node, before);
+            refused = refusal(node);
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
@@ -245,7 +290,7 @@ fn check_part(plan: &LogicalPlan, before: Option<&Operator>, scans: &mut usize) 
     }
 }
 
-fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Option<(String, &'static str)> {
+fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Refusal {
     const GROUP: &str = "group by window_start and window_end too: FROM TUMBLE(table, time, INTERVAL '1 minute')";
     match node {
         LogicalPlan::Extension(_) => None,
@@ -286,7 +331,8 @@ fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &Operator) -> bool {
             _ => false,
         })
     };
-    match before.spec.kind {
+    let Some(spec) = before.spec else { return false };
+    match spec.kind {
         WindowKind::Cumulate { .. } => has(WINDOW_START) && has(WINDOW_END),
         // Sessions of different keys that start together end at different times.
         WindowKind::Session => has(WINDOW_END),
