@@ -33,7 +33,14 @@ pub struct OperatorManifest {
     pub name: String,
     /// The types of its columns, in order.
     pub types: Vec<String>,
+    /// Rows when all of them had been merged last, of state that nothing expires from.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub merged_rows: u64,
     pub files: Vec<StateFile>,
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 /// A manifest's place, in `prepared/N`.

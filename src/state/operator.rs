@@ -30,6 +30,8 @@ pub const FILE_BYTES: usize = 8 << 20;
 
 /// What is not in memory is looked at when the watermark has gone on by this, in microseconds.
 const UNREAD_LOOK_US: i64 = 1_000_000;
+/// State that nothing expires from is merged when it has grown to twice what it was after that, and by so many rows.
+const MERGE_ROWS_MIN: u64 = if cfg!(test) { 16 } else { 1 << 16 };
 /// Smaller files, compressed, are written again as fewer when they are many.
 const SMALL_FILE_BYTES: u64 = 256 << 10;
 
@@ -40,6 +42,8 @@ pub struct OperatorState {
     pub layout: StateLayout,
     store: Store,
     held: Vec<Held>,
+    /// Rows of state when all of them had been merged last.
+    merged_rows: u64,
 }
 
 /// One file, and its rows if they are in memory.
@@ -87,7 +91,7 @@ impl Held {
 impl OperatorState {
     /// Without any rows. `store` is the checkpoint.
     pub fn new(name: String, layout: StateLayout, store: Store) -> Self {
-        Self { name, layout, store, held: Vec::new() }
+        Self { name, layout, store, held: Vec::new(), merged_rows: 0 }
     }
 
     /// With the files of a manifest; they are read when they are needed.
@@ -112,6 +116,7 @@ impl OperatorState {
             .help("bring the old query back, or start anew with another path and checkpointLocation"));
         }
         self.held = manifest.files.iter().map(|file| Held::new(file.clone(), None)).collect();
+        self.merged_rows = manifest.merged_rows;
         Ok(self)
     }
 
@@ -136,7 +141,7 @@ impl OperatorState {
     /// What the checkpoint keeps.
     pub fn manifest(&self) -> OperatorManifest {
         let files = self.held.iter().map(|held| held.file.clone()).collect();
-        OperatorManifest { name: self.name.clone(), types: self.types(), files }
+        OperatorManifest { name: self.name.clone(), types: self.types(), merged_rows: self.merged_rows, files }
     }
 
     fn types(&self) -> Vec<String> {
@@ -315,6 +320,25 @@ impl OperatorState {
     /// How many files are small, of those whose groups are still to be written or of the others.
     pub fn small_files(&self, pending: bool) -> usize {
         self.held.iter().filter(|held| held.is_small(pending)).count()
+    }
+
+    /// Takes all files out whose groups are written, if nothing expires and groups may have many rows by now: what is
+    /// never forgotten has to follow the groups, not the batches. `None` if it is not worth it yet.
+    pub fn take_grown(&mut self) -> Option<LiveRows> {
+        let is_settled = |held: &Held| !held.file.pending;
+        let rows: u64 = self.held.iter().filter(|held| is_settled(held)).map(|held| held.file.rows).sum();
+        if rows < 2 * self.merged_rows + MERGE_ROWS_MIN {
+            return None;
+        }
+        let (settled, pending): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_settled);
+        self.held = pending;
+        let left = settled.into_iter().map(|held| (held, i64::MIN)).collect();
+        Some(LiveRows { layout: self.layout.clone(), store: self.store.clone(), left })
+    }
+
+    /// What `take_grown` gave is back, as the files that were added when there were `files` files.
+    pub fn merged(&mut self, files: usize) {
+        self.merged_rows = self.held.iter().skip(files).map(|held| held.file.rows).sum();
     }
 
     /// Takes small files out, those with the fewest rows, to be written again as fewer: at least half of them. Returns

@@ -207,7 +207,7 @@ impl QueryPlan {
     /// # Errors
     /// As `batch`.
     pub fn grows(&self) -> Result<Option<String>> {
-        if !self.windowed || !windowed::grows(&self.stages()?, self.event_time().is_some()) {
+        if !self.windowed || !windowed::grows(&self.stages()?) {
             return Ok(None);
         }
         let mode = self.emit.mode.name();

@@ -20,11 +20,11 @@ use crate::{
     catalog::{Connector, Insert, Job, KafkaTable, OutputMode},
     checkpoint::{
         Checkpoint, Ledger, OffsetEntry, Prepared, logged_watermark, read_watermark,
-        recovery::{Decision, decide},
+        recovery::{Decision, Facts, decide},
         spark_conf,
     },
     clock::{self, Stopwatch},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     event_time::NO_WATERMARK_MS,
     fault::crash_point,
     sink::file::FileSink,
@@ -42,6 +42,9 @@ const IDLE_POLL_SLOW: Duration = Duration::from_millis(50);
 const DATA_LOSS_CHECK: Duration = Duration::from_secs(30);
 /// Records in a batch if the job does not say: a crash repeats at most so many.
 const OFFSETS_PER_TRIGGER_DEFAULT: u64 = 1_000_000;
+/// How often a start looks at a checkpoint again that changes under its eyes, and after which pause.
+const LOOKS_MAX: usize = 5;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A query that is ready to run.
 #[derive(Debug)]
@@ -132,10 +135,43 @@ impl StreamingQuery {
     }
 
     async fn decide(&self) -> Result<Decision> {
+        let mut facts = self.facts().await?;
+        for _ in 0..LOOKS_MAX {
+            let Err(error) = decide(&facts) else { break };
+            // One directory was listed after the other: what does not fit may be a batch that came in between.
+            clock::sleep(LOOK_AGAIN).await;
+            let again = self.facts().await?;
+            if again == facts {
+                return Err(error.context(format!("checkpoint {}", self.checkpoint.url())));
+            }
+            facts = again;
+        }
+        decide(&facts).map_err(|error| self.overtaken(&error))
+    }
+
+    async fn facts(&self) -> Result<Facts> {
         let mut facts = self.checkpoint.facts().await?;
         facts.keeps_sink_log = self.output.keeps_log();
         facts.sink_log = self.output.latest_logged().await?;
-        decide(&facts).map_err(|error| error.context(format!("checkpoint {}", self.checkpoint.url())))
+        Ok(facts)
+    }
+
+    fn overtaken(&self, error: &Error) -> Error {
+        let text =
+            format!("another instance of this query goes on with the checkpoint {}: {error}", self.checkpoint.url());
+        Error::new(ErrorKind::Conflict, text)
+            .help("this instance stops and the other goes on; give each job a checkpointLocation of its own")
+    }
+
+    /// Whoever fixes a batch first sweeps the temporaries of the others, whose errors then say anything but the reason.
+    async fn reason(&self, batch: u64, error: Error) -> Error {
+        if error.kind() == ErrorKind::Conflict {
+            return error;
+        }
+        match self.checkpoint.find_prepared(batch).await {
+            Ok(Some(prepared)) if prepared.run_id != self.checkpoint.run_id => self.overtaken(&error),
+            _ => error,
+        }
     }
 
     /// Recovers, then runs batches until the trigger is done or `stop` is cancelled.
@@ -146,7 +182,12 @@ impl StreamingQuery {
         if let Some(sentence) = self.plan.grows()? {
             reporter.warn(&self.name, &sentence);
         }
-        self.recover(reporter).await.map_err(|error| error.context(&self.name))?;
+        let before = self.checkpoint.facts().await?.offsets;
+        if let Err(error) = self.recover(reporter).await {
+            // No start announces a batch: whoever did deletes what this one may have been about to read.
+            let overtaken = error.kind() != ErrorKind::Conflict && self.checkpoint.facts().await?.offsets != before;
+            return Err(if overtaken { self.overtaken(&error) } else { error }.context(&self.name));
+        }
         self.run_triggers(trigger, stop, reporter).await.map_err(|error| error.context(&self.name))?;
         Ok(self.totals.ledger)
     }
@@ -228,22 +269,16 @@ impl StreamingQuery {
 
     /// Does a batch that begins now write rows? With `EMIT PERIODIC` when it is time, and at the end of a bounded run.
     fn emits(&self, trigger: Trigger, timestamp_ms: i64, has_records: bool) -> bool {
-        let (Some(period), Some(windows)) = (self.plan.emit.period, &self.windows) else { return true };
-        let period_ms = i64::try_from(period.as_millis()).unwrap_or(i64::MAX);
-        let is_due = windows.state.emitted_ms.is_none_or(|last| timestamp_ms.saturating_sub(last) >= period_ms);
-        is_due || trigger == Trigger::Once || (trigger.is_bounded() && !has_records)
+        let is_last = trigger == Trigger::Once || (trigger.is_bounded() && !has_records);
+        let is_due = |windows: &Windows| windows.state.is_due(self.plan.emit, timestamp_ms);
+        is_last || self.windows.as_ref().is_none_or(is_due)
     }
 
     /// Would a batch without records write rows?
     fn would_give_rows(&self, emits: bool, to_ms: i64) -> Result<bool> {
-        if self.plan.emit.mode != OutputMode::Append {
-            return Ok(emits && self.windows.as_ref().is_some_and(|windows| windows.state.has_pending()));
-        }
         let watermarks = Watermarks { from_ms: self.watermark_ms, to_ms };
-        if to_ms <= self.watermark_ms {
-            return Ok(false);
-        }
-        self.windows.as_ref().map_or(Ok(false), |windows| windows.state.would_close(watermarks))
+        let would = |windows: &Windows| windows.state.would_give_rows(self.plan.emit, emits, watermarks);
+        self.windows.as_ref().map_or(Ok(false), would)
     }
 
     /// Where the next batch ends; `None` if it shall not run yet.
@@ -275,7 +310,10 @@ impl StreamingQuery {
         let (timestamp_ms, emits) = (entry.timestamp_ms, entry.emits());
         let work = BatchWork { batch, timestamp_ms, ranges: &ranges, emits, owner: &owner };
         let step = Stopwatch::start();
-        let mut result = self.run_plan(&work, read_watermark(entry.watermark_ms)).await?;
+        let mut result = match self.run_plan(&work, read_watermark(entry.watermark_ms)).await {
+            Ok(result) => result,
+            Err(error) => return Err(self.reason(batch, error).await),
+        };
         result.ledger.gaps += lost.offsets + self.ended.count_to(&start);
         result.ledger.rewound += start.count_to(&self.ended);
         progress.windows = result.windows.take();

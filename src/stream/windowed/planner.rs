@@ -66,6 +66,8 @@ pub struct PlannedOperator {
 pub struct PlannedStages {
     /// Which rows are written.
     pub emit: Emit,
+    /// Closed windows are forgotten.
+    pub forgets: bool,
     /// They are written at the end of this batch: false in between, with `EMIT PERIODIC`.
     pub emits: bool,
     /// No row is to be written.
@@ -130,7 +132,8 @@ pub async fn plan(stages: &Stages, state: &SessionState, bounds: &[Bounds], late
     let stage = StagePlanner { emissions, assign: None, late: Arc::new(LateRows::new(None)) };
     let rest = physical(&stages.rest, state, stage).await?;
     let (emit, task, silent) = (stages.emit, state.task_ctx(), AtomicBool::new(false));
-    Ok(PlannedStages { emit, emits: true, silent, operators, rest, task, late })
+    let forgets = stages.waits;
+    Ok(PlannedStages { emit, forgets, emits: true, silent, operators, rest, task, late })
 }
 
 fn labels(operator: &Operator) -> Labels {

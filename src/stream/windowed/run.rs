@@ -153,25 +153,6 @@ impl QueryState {
         Ok(())
     }
 
-    /// Would a batch without records give rows if the watermark went on like this?
-    ///
-    /// # Errors
-    /// `Internal`: a defect.
-    pub fn would_close(&self, watermarks: Watermarks) -> Result<bool> {
-        for (index, operator) in self.operators.iter().enumerate() {
-            let next = operator.next_end(stage_us(watermarks.from_ms, index))?;
-            if next.is_some_and(|end| end <= stage_us(watermarks.to_ms, index)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Have groups changed that were not written since?
-    pub fn has_pending(&self) -> bool {
-        self.operators.iter().any(OperatorState::has_pending)
-    }
-
     /// Takes the records of a batch in, which come out of the first plan's scan. After that `rest` gives the rows of the
     /// windows that close.
     ///
@@ -227,11 +208,7 @@ impl QueryState {
             if planned.emits {
                 state.mark(0, false);
             }
-            for pending in [false, true] {
-                if state.small_files(pending) > FILES_MAX {
-                    compact(operator, state, planned, (to_us, pending), &mut files).await?;
-                }
-            }
+            compact(operator, state, planned, to_us, &mut files).await?;
             counts.removal_ms = step.elapsed_ms();
             (counts.rows, counts.memory_bytes) = (state.rows(), state.memory_bytes());
             (counts.files, counts.file_bytes) = (state.files() as u64, state.bytes());
@@ -398,19 +375,32 @@ async fn keep(
     Ok(())
 }
 
+/// Makes fewer files of many, and fewer rows of those of a group.
 async fn compact(
     operator: &PlannedOperator,
     state: &mut OperatorState,
     planned: &PlannedStages,
-    (watermark_us, pending): (i64, bool),
+    watermark_us: i64,
     files: &mut FileNames,
 ) -> Result<()> {
-    let rows = live(state.take_small(watermark_us, pending));
-    let before = state.files();
-    let reduced = operator.reduce(rows)?;
-    let rows = execute_stream(reduced, Arc::clone(&planned.task))?;
-    keep(rows, state, files, &mut |_| Ok(())).await?;
-    state.mark(before, pending);
+    if !planned.forgets
+        && let Some(rows) = state.take_grown()
+    {
+        let before = state.files();
+        let rows = execute_stream(operator.reduce(live(rows))?, Arc::clone(&planned.task))?;
+        keep(rows, state, files, &mut |_| Ok(())).await?;
+        state.merged(before);
+    }
+    for pending in [false, true] {
+        if state.small_files(pending) <= FILES_MAX {
+            continue;
+        }
+        let rows = live(state.take_small(watermark_us, pending));
+        let before = state.files();
+        let rows = execute_stream(operator.reduce(rows)?, Arc::clone(&planned.task))?;
+        keep(rows, state, files, &mut |_| Ok(())).await?;
+        state.mark(before, pending);
+    }
     Ok(())
 }
 

@@ -35,6 +35,8 @@ const ROWS: &str = "__tidemill_rows";
 pub struct Stages {
     /// Which rows it writes.
     pub emit: Emit,
+    /// Its windows wait for a watermark, and are forgotten when it has passed.
+    pub waits: bool,
     pub operators: Vec<Operator>,
     /// Over the rows of the last operator.
     pub rest: LogicalPlan,
@@ -155,7 +157,7 @@ pub fn split(plan: LogicalPlan, emit: Emit, waits: bool) -> Result<Stages> {
         operators.push(operator);
         Ok(Transformed::yes(above))
     })?;
-    Ok(Stages { emit, operators, rest: rest.data })
+    Ok(Stages { emit, waits, operators, rest: rest.data })
 }
 
 /// The operator, and what stands in the aggregate's place: a projection of its emission.

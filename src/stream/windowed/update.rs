@@ -26,12 +26,12 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     planner::StateRows,
-    run::{pieces, rows_of},
+    run::{QueryState, Watermarks, pieces, rows_of, stage_us},
     source::Source,
     stages::{Emission, Operator, Stages, list, with_row_count},
 };
 use crate::{
-    catalog::OutputMode,
+    catalog::{Emit, OutputMode},
     error::{Error, Result},
     state::{Labels, LiveRows, OperatorState, StateLayout},
     stream::stateless,
@@ -145,15 +145,45 @@ pub fn refusal(node: &LogicalPlan, mode: OutputMode) -> Option<(String, &'static
 }
 
 /// Is any row of state needed for ever? Then the state grows with the keys, and somebody has to be told.
-///
-/// # Errors
-/// None but a defect's.
-pub fn grows(stages: &Stages, forgets: bool) -> bool {
+pub fn grows(stages: &Stages) -> bool {
     let has_keys = |operator: &Operator| match &operator.aggregate {
         LogicalPlan::Aggregate(aggregate) => !aggregate.group_expr.is_empty(),
         _ => true,
     };
-    !forgets && stages.operators.iter().any(has_keys)
+    !stages.waits && stages.operators.iter().any(has_keys)
+}
+
+impl QueryState {
+    /// Does a batch with that timestamp write rows?
+    pub fn is_due(&self, emit: Emit, timestamp_ms: i64) -> bool {
+        let (Some(period), Some(last_ms)) = (emit.period, self.emitted_ms) else { return true };
+        timestamp_ms.saturating_sub(last_ms) >= i64::try_from(period.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Have groups changed that were not written since?
+    pub fn has_pending(&self) -> bool {
+        self.operators.iter().any(OperatorState::has_pending)
+    }
+
+    /// Would a batch without records write rows, if it may and the watermark went on like this?
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn would_give_rows(&self, emit: Emit, emits: bool, watermarks: Watermarks) -> Result<bool> {
+        if emit.mode != OutputMode::Append {
+            return Ok(emits && self.has_pending());
+        }
+        if watermarks.to_ms <= watermarks.from_ms {
+            return Ok(false);
+        }
+        for (index, operator) in self.operators.iter().enumerate() {
+            let next = operator.next_end(stage_us(watermarks.from_ms, index))?;
+            if next.is_some_and(|end| end <= stage_us(watermarks.to_ms, index)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// The rows of state that the final aggregate needs; `None` if no row is to be written. Windows that end up to `from_us`
