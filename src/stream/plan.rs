@@ -121,6 +121,8 @@ impl QueryPlan {
         })?;
         let logical = normalise(logical).map_err(|error| error.at(insert.place.clone()))?;
         let schema = Arc::clone(logical.schema().inner());
+        let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
+        windowed::check_fields(&schema, sink)?;
         if windowed && table.watermark.is_none() && emit.mode == OutputMode::Append {
             return Err(Error::invalid(format!(
                 "the table {} has no WATERMARK, so its windows would never close",
@@ -131,7 +133,6 @@ impl QueryPlan {
         }
         let mut waits = windowed && table.watermark.is_some() && emit.mode != OutputMode::Complete;
         if windowed {
-            let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
             let stages = windowed::split(context.state().optimize(&logical)?, emit, waits).and_then(|stages| {
                 windowed::check(&stages)?;
                 windowed::check_sink(&stages, sink)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use arrow::datatypes::Schema;
 use datafusion::{
     common::Result as DataFusionResult,
     logical_expr::{Expr, LogicalPlan},
@@ -13,6 +14,21 @@ use crate::{
     error::{Error, Result},
     window::WindowKind,
 };
+
+/// Checks that the columns exist that `key.fields` names.
+///
+/// # Errors
+/// `Invalid`, at the option, naming the column.
+pub fn check_fields(schema: &Schema, sink: &Table) -> Result<()> {
+    let Connector::Kafka(kafka) = &sink.connector else { return Ok(()) };
+    let Some(unknown) = kafka.key_fields.iter().find(|name| schema.column_with_name(name).is_none()) else {
+        return Ok(());
+    };
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    Err(Error::invalid(format!("'key.fields' names {unknown}, which is no column of the rows"))
+        .at(sink.place_of("key.fields"))
+        .help(format!("they have {}", names.join(", "))))
+}
 
 /// Checks that the records of a Kafka sink have keys that tell groups apart, if later rows replace earlier ones.
 ///

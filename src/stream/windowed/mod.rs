@@ -21,7 +21,7 @@ mod stages;
 mod update;
 
 pub use batch::{Parts, SetAside, run_batch};
-pub use keys::check_sink;
+pub use keys::{check_fields, check_sink};
 pub use late::LateRows;
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};

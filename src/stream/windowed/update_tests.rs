@@ -159,7 +159,7 @@ fn check(shape: &Shape, batches: &[Vec<Event>], mode: OutputMode, emits: &[bool]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn updates_replayed_as_upserts_are_the_batch_query(shape in shapes(), batches in events()) {
