@@ -4,13 +4,16 @@
 //! their panes, `late.rs` is about those that come too late. Sessions are put together from pieces: `guard.rs` lets rows
 //! in that a session can take, `merge.rs` joins the pieces. `over.rs` says which rows an OVER looks at (`distinct.rs`:
 //! DISTINCT is one), `over_cut.rs` cuts the plan there, `moments.rs` keeps the rows. `planner.rs` makes the physical plans
-//! of one batch, `run.rs` runs them over the state, and `batch.rs` between the source and the output.
+//! of one batch, `run.rs` runs them over the state, and `batch.rs` between the source and the output. `update.rs` has the
+//! output modes in which groups are written while they change, and aggregates without a window; `keys.rs` looks at the
+//! keys of their records.
 
 mod assign;
 mod batch;
 mod distinct;
 mod exec;
 mod guard;
+mod keys;
 mod late;
 mod merge;
 mod moments;
@@ -21,14 +24,17 @@ mod planner;
 mod run;
 mod source;
 mod stages;
+mod update;
 
 pub use batch::{Parts, SetAside, run_batch};
 pub use distinct::number_rows;
+pub use keys::{check_fields, check_sink};
 pub use late::LateRows;
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};
 pub use run::{OperatorCounts, QueryState, Watermarks, stage_us};
 pub use stages::{Stages, check, needs_state, split};
+pub use update::grows;
 
 #[cfg(test)]
 mod corpus_tests;
@@ -38,3 +44,5 @@ mod over_tests;
 mod session_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod update_tests;
