@@ -8,7 +8,7 @@ use arrow::{
 };
 use datafusion::{execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter};
 use futures::stream;
-use tidemill::model::{Predictor, TrainOptions, train};
+use tidemill::model::{Predictor, TrainOptions, dataset::Roles, train};
 
 const ROWS: usize = 1_000_000;
 const BATCH_ROWS: usize = 8_192;
@@ -22,15 +22,14 @@ pub fn run() {
     let options = TrainOptions {
         name: "bench".to_owned(),
         source: "bench".to_owned(),
-        target: "y".to_owned(),
-        features: (0..6).map(|k| format!("x{k}")).collect(),
-        seed: 42,
-        test_fraction: 0.2,
-        drop_redundant: false,
-        strict: false,
-        rows_shown: 0,
+        roles: Roles {
+            target: "y".to_owned(),
+            features: (0..6).map(|k| format!("x{k}")).collect(),
+            ..Roles::default()
+        },
+        ..TrainOptions::default()
     };
-    let query = || {
+    let query = |_| {
         let again: Vec<_> = batches.iter().cloned().map(Ok).collect();
         let stream = RecordBatchStreamAdapter::new(batches[0].schema(), stream::iter(again));
         std::future::ready(Ok(Box::pin(stream) as SendableRecordBatchStream))
@@ -53,7 +52,7 @@ pub fn run() {
         ROWS as f64 / seconds / 1e6
     );
 
-    let predictor = Predictor::new(&model, &batches[0].schema()).expect("the schema fits");
+    let predictor = Predictor::new(&model, &batches[0].schema(), None).expect("the schema fits");
     let start = cpu_seconds();
     let mut rows = 0;
     for _ in 0..ROUNDS {
