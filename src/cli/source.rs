@@ -72,9 +72,8 @@ impl Query {
         let Some(needed) = needed.filter(|needed| !needed.is_empty() && needed.iter().all(|name| once(&name))) else {
             return Ok(rows.into_stream());
         };
-        let columns: Vec<String> = needed.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
-        let narrow = format!("SELECT {} FROM ({})", columns.join(", "), self.sql);
-        Ok(self.session.select(&narrow).await?.into_stream())
+        let columns: Vec<&str> = needed.iter().map(String::as_str).collect();
+        Ok(self.session.select_columns(&self.sql, &columns).await?.into_stream())
     }
 }
 

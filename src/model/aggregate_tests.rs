@@ -1,12 +1,17 @@
 use arrow::{array::RecordBatch, datatypes::Schema, util::pretty::pretty_format_batches};
-use datafusion::{datasource::MemTable, prelude::SessionContext};
+use datafusion::{
+    datasource::MemTable,
+    prelude::{SessionConfig, SessionContext},
+};
 
 use super::*;
-use crate::session::{SessionLimits, session};
 
 /// Ten groups in four partitions of small batches, so that states really merge.
 fn context() -> SessionContext {
-    let context = session(SessionLimits { memory_bytes: 64 << 20, partitions: 4 }).unwrap();
+    let config = SessionConfig::new().with_target_partitions(4);
+    let state = register(SessionStateBuilder::new().with_config(config).with_default_features()).build();
+    #[expect(clippy::disallowed_methods, reason = "the session's own module stands below this one")]
+    let context = SessionContext::new_with_state(state);
     let fields = ["g", "x1", "x2", "y"].map(|name| Field::new(name, DataType::Float64, true));
     let schema = Arc::new(Schema::new(fields.to_vec()));
     let draw = |salt: u64, row: u64| crate::model::split::draw(salt, row) as f64 / u64::MAX as f64;

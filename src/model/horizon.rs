@@ -103,16 +103,14 @@ impl Shape {
         }
         match (self.season, &self.time) {
             (None, _) => {}
-            (Some(Season::Rows(rows)), time) if self.horizon.is_none() => {
-                let window = time.as_ref().map_or_else(|| self.partitions(), |time| self.window(time));
-                added.push_str(&format!(", lag({column}, {rows}) OVER ({window}) AS {SEASONAL}"));
+            (Some(_), None) => {
+                return Err(Error::invalid("--season needs --time").help("name the column of times"));
+            }
+            (Some(Season::Rows(rows)), Some(time)) if self.horizon.is_none() => {
+                added.push_str(&format!(", lag({column}, {rows}) OVER ({}) AS {SEASONAL}", self.window(time)));
             }
             (Some(Season::Rows(_)), _) => {
                 return Err(Error::invalid("with --horizon the --season is a duration, not a number of rows"));
-            }
-            (Some(Season::TimeUs(_)), None) => {
-                return Err(Error::invalid("a --season that is a duration needs --time")
-                    .help("name the column of times, or write --season '288 rows'"));
             }
             (Some(Season::TimeUs(season)), Some(time)) => {
                 let ahead = self.horizon.as_ref().map_or(0, |horizon| horizon.ahead_us);
@@ -211,8 +209,11 @@ mod tests {
         assert!(shape.around("SELECT 1").unwrap_err().message().contains("shorter than the --horizon"));
         shape.season = Some(Season::Rows(3));
         assert!(shape.around("SELECT 1").is_err());
-        let plain = Shape { column: "y".to_owned(), season: Some(Season::Rows(3)), ..Shape::default() };
-        assert_eq!(plain.around("x").unwrap(), "SELECT *, lag(\"y\", 3) OVER () AS tidemill_seasonal FROM (x)");
+        let mut plain = Shape { column: "y".to_owned(), season: Some(Season::Rows(3)), ..Shape::default() };
+        assert!(plain.around("x").unwrap_err().message().contains("needs --time"));
+        plain.time = Some("t".to_owned());
+        let wanted = "SELECT *, lag(\"y\", 3) OVER (ORDER BY \"t\") AS tidemill_seasonal FROM (x) ORDER BY \"t\"";
+        assert_eq!(plain.around("x").unwrap(), wanted);
         assert_eq!(Shape::default().around("x").unwrap(), "x");
     }
 

@@ -58,9 +58,9 @@ pub fn saved(stored: &Stored) -> String {
 /// Features, coefficients and intercept, and how far they can be trusted.
 fn equation(stored: &Stored) -> String {
     let model = &stored.model;
-    let coefficients: Vec<String> = model.coefficients.iter().map(f64::to_string).collect();
+    let coefficients: Vec<String> = model.coefficients.iter().map(|value| format!("{value:?}")).collect();
     let mut text = format!(
-        "Features: [{}]\nCoefficients: [{}]\nIntercept: {}\n\n",
+        "Features: [{}]\nCoefficients: [{}]\nIntercept: {:?}\n\n",
         model.term_names().join(", "),
         coefficients.join(", "),
         model.intercept
@@ -94,7 +94,7 @@ fn table(statistics: &Statistics, residuals: Option<&ResidualSummary>, rows: u64
         "", "estimate", "std. error", "t", "p", level, "VIF"
     ));
     for line in &statistics.coefficients {
-        let (t, p) = (line.t.map_or("-".to_owned(), |t| format!("{t:.3}")), line.p.map_or("-".to_owned(), chance));
+        let (t, p) = (line.t.map_or("-".to_owned(), ratio), line.p.map_or("-".to_owned(), chance));
         let interval = format!("{} .. {}", signed(line.low, 6), signed(line.high, 6));
         let inflation = line.variance_inflation.map_or(String::new(), |inflation| {
             if inflation < 1e5 { format!("{inflation:.2}") } else { format!("{inflation:.1e}") }
@@ -114,10 +114,15 @@ fn table(statistics: &Statistics, residuals: Option<&ResidualSummary>, rows: u64
         statistics.adjusted_r2
     ));
     if let Some(FTest { value: Some(value), freedom, p: Some(p) }) = statistics.f {
-        text.push_str(&format!("; F {value:.4} on {} and {}, p {}", freedom[0], freedom[1], chance(p)));
+        text.push_str(&format!("; F {} on {} and {}, p {}", ratio(value), freedom[0], freedom[1], chance(p)));
     }
     text.push_str("\n\n");
     text
+}
+
+/// A t or F value.
+fn ratio(value: f64) -> String {
+    if value.abs() < 1e6 { format!("{value:.3}") } else { format!("{value:.2e}") }
 }
 
 /// A p value: `0.0123`, or `1.2e-16`, or `< 1e-300`.

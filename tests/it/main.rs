@@ -14,6 +14,7 @@ mod isolate;
 mod job_file;
 mod kafka_source;
 mod model;
+mod model_jobs;
 mod produce;
 mod query;
 mod sink;
