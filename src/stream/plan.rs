@@ -118,7 +118,7 @@ impl QueryPlan {
         let schema = Arc::clone(logical.schema().inner());
         if windowed && table.watermark.is_none() {
             return Err(Error::invalid(format!(
-                "the table {} has no WATERMARK, so its windows would never close",
+                "the table {} has no WATERMARK, so nobody knows when a window, or what a row looks back to, is complete",
                 table.name
             ))
             .at(table.place.clone())
@@ -171,8 +171,7 @@ impl QueryPlan {
         self.input.lock().projection = None;
         let state = self.state_at(timestamp_ms);
         let stages = windowed::split(state.optimize(&self.logical)?)?;
-        let bounds: Vec<_> = (0..stages.operators.len()).map(|index| watermarks.bounds(index, future_us)).collect();
-        let planned = windowed::plan(&stages, &state, &bounds, LateRows::new(late)).await?;
+        let planned = windowed::plan(&stages, &state, (watermarks, future_us), LateRows::new(late)).await?;
         let projection = self.input.lock().projection.take().unwrap_or_default();
         Ok(WindowedPlan { planned, projection, input: Arc::clone(&self.input) })
     }
@@ -286,7 +285,8 @@ impl BatchInput {
 }
 
 async fn plan_select(context: &SessionContext, select: &SqlText) -> Result<LogicalPlan> {
-    plan_sql(&context.state(), select.sql()).await.map_err(|error| locate_error(error, select))
+    let plan = plan_sql(&context.state(), select.sql()).await.map_err(|error| locate_error(error, select))?;
+    windowed::number_rows(plan).map_err(|error| error.at(select.place(0..0)))
 }
 
 /// The name as SQL identifiers are compared: DataFusion folds what is not quoted to lower case.

@@ -6,7 +6,7 @@ use super::report::{NextClose, OperatorReport, Span, WindowsReport};
 use crate::{
     error::Result,
     event_time::NO_WATERMARK_MS,
-    state::{Labels, OperatorState, micros, read_file},
+    state::{Labels, OperatorState, read_file},
     store::Store,
     stream::windowed::{QueryState, Stages, stage_us},
     window::{Window, WindowSpec},
@@ -21,41 +21,54 @@ const WINDOW_TIME_BEHIND_US: i64 = 1_000;
 /// The store's; `Corrupt`.
 pub async fn windows(state: &QueryState, stages: &Stages, watermark_ms: i64, store: &Store) -> Result<WindowsReport> {
     let mut aggregates = Vec::new();
-    for (index, operator) in state.operators.iter().enumerate() {
-        aggregates.push(aggregate(operator, index, stage_us(watermark_ms, index), store).await?);
+    for operator in &state.operators {
+        aggregates.push(aggregate(operator, stage_us(watermark_ms, operator.layout.behind_us), store).await?);
     }
-    let specs: Vec<WindowSpec> = stages.operators.iter().map(|operator| operator.spec).collect();
+    let specs: Vec<(WindowSpec, i64)> =
+        stages.operators.iter().map(|operator| (operator.spec, operator.behind_us)).collect();
     let first: Vec<Option<Span>> = aggregates.iter().map(|aggregate| aggregate.first).collect();
     let watermark_ms = (watermark_ms != NO_WATERMARK_MS).then_some(watermark_ms);
     Ok(WindowsReport { watermark_ms, next_rows: next_rows(&first, &specs), aggregates })
 }
 
 /// When the last aggregate gives rows: those that it holds, or those that it gets from the one before it.
-fn next_rows(first: &[Option<Span>], specs: &[WindowSpec]) -> Option<NextClose> {
+fn next_rows(first: &[Option<Span>], specs: &[(WindowSpec, i64)]) -> Option<NextClose> {
     let mut next: Option<Span> = None;
-    for (own, spec) in first.iter().zip(specs) {
+    for (own, (spec, _)) in first.iter().zip(specs) {
         let fed = next.and_then(|before| {
             let time = before.end_us.saturating_sub(WINDOW_TIME_BEHIND_US);
             spec.windows_of(time).min_by_key(|window| window.end_us).map(span)
         });
         next = own.iter().copied().chain(fed).min_by_key(|window| window.end_us);
     }
-    next.map(|window| NextClose::of(window, specs.len().saturating_sub(1)))
+    let behind_us = specs.last().map_or(0, |(_, behind_us)| *behind_us);
+    next.map(|window| NextClose::of(window, behind_us))
 }
 
-async fn aggregate(operator: &OperatorState, index: usize, closed_us: i64, store: &Store) -> Result<OperatorReport> {
+async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> Result<OperatorReport> {
     let layout = &operator.layout;
-    let (mut rows, mut input_rows, mut labels) = (0, 0, BTreeSet::new());
+    let (mut rows, mut input_rows, mut open, mut labels) = (0, 0, 0, BTreeSet::new());
     let manifest = operator.manifest();
     for file in &manifest.files {
         for batch in read_file(store, file, &layout.schema).await? {
             let batch = layout.live(&batch, closed_us)?.unwrap_or(batch);
             rows += batch.num_rows() as u64;
-            input_rows += layout.input_rows(&batch)?;
-            let (starts, ends) = (micros(batch.column(layout.start))?, micros(batch.column(layout.end))?);
+            let (starts, ends) = layout.bounds(&batch)?;
             let spans = starts.values().iter().zip(ends.values());
             // In order of their ends, as they close.
-            labels.extend(spans.map(|(start, end)| (*end, *start)));
+            let spans = spans.map(|(start, end)| (*end, *start));
+            if let Labels::Moments(_) = &layout.labels {
+                // Those that were given out are there for others to look at. Each row has its own: two are enough.
+                let waiting = || spans.clone().filter(|(end, _)| *end > closed_us);
+                open += waiting().count() as u64;
+                input_rows = open;
+                labels.extend(waiting().min().into_iter().chain(waiting().max()));
+                labels = labels.first().into_iter().chain(labels.last()).copied().collect();
+            } else {
+                labels.extend(spans);
+                open = labels.len() as u64;
+                input_rows += layout.input_rows(&batch)?;
+            }
         }
     }
     let (first, last) = bounds(&labels, &layout.labels, closed_us);
@@ -65,15 +78,16 @@ async fn aggregate(operator: &OperatorState, index: usize, closed_us: i64, store
             Labels::Windows => "windows",
             Labels::Panes(_) => "panes",
             Labels::Sessions(_) => "pieces of sessions",
+            Labels::Moments(_) => "rows",
         },
-        open: labels.len() as u64,
+        open,
         first,
         last,
         rows,
         input_rows,
         bytes: operator.bytes(),
         files: operator.files() as u64,
-        next_close: first.map(|window| NextClose::of(window, index)),
+        next_close: first.map(|window| NextClose::of(window, layout.behind_us)),
     })
 }
 
@@ -82,7 +96,7 @@ fn bounds(panes: &BTreeSet<(i64, i64)>, labels: &Labels, closed_us: i64) -> (Opt
     let (first, last) = (panes.first(), panes.last());
     match labels {
         // A session may end later than its pieces: nothing is closed before the end that is shown.
-        Labels::Windows | Labels::Sessions(_) => {
+        Labels::Windows | Labels::Sessions(_) | Labels::Moments(_) => {
             let span = |(end_us, start_us): &(i64, i64)| Span { start_us: *start_us, end_us: *end_us };
             (first.map(span), last.map(span))
         }
@@ -126,7 +140,7 @@ mod tests {
 
     #[test]
     fn rows_of_one_aggregate_go_through_the_next() {
-        let specs = [spec(WindowKind::Tumble, 10), spec(WindowKind::Tumble, 30)];
+        let specs = [(spec(WindowKind::Tumble, 10), 0), (spec(WindowKind::Tumble, 30), 1_000)];
         let close = |window, watermark_ms| Some(NextClose { window, watermark_ms });
         // The row of [20, 30) is in [0, 30), which the second aggregate closes a millisecond later.
         assert_eq!(next_rows(&[Some(seconds(20, 30)), None], &specs), close(seconds(0, 30), 30_001));

@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
-use crate::{checkpoint::Ledger, event_time::Holder, stream::windowed::stage_us};
+use crate::{checkpoint::Ledger, event_time::Holder};
 
 /// What a query remembers.
 #[derive(Debug, Clone, Serialize)]
@@ -96,10 +96,8 @@ pub struct NextClose {
 }
 
 impl NextClose {
-    /// Of a window of the aggregate at `index`.
-    pub fn of(window: Span, index: usize) -> Self {
-        // An aggregate over another is a little behind the source.
-        let behind_us = stage_us(0, index).saturating_neg();
+    /// Of a window of an operator whose watermark is `behind_us` behind the source's.
+    pub fn of(window: Span, behind_us: i64) -> Self {
         let at_us = window.end_us.saturating_add(behind_us);
         let watermark_ms = at_us.div_euclid(1000) + i64::from(at_us.rem_euclid(1000) > 0);
         Self { window, watermark_ms }

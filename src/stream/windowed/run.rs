@@ -24,16 +24,15 @@ use crate::{
     clock::Stopwatch,
     error::{Error, Result},
     event_time::{NO_WATERMARK_MS, WatermarkTracker},
-    state::{FILE_BYTES, Labels, LiveRows, Manifest, OperatorState, StateLayout, StateRef, StateScan, slice_bytes},
+    state::{
+        FILE_BYTES, Labels, LiveRows, Manifest, MomentScan, OperatorState, StateLayout, StateRef, StateScan,
+        slice_bytes,
+    },
     store::Store,
 };
 
 /// A batch that leaves more small files of state than this makes fewer of them.
 const FILES_MAX: usize = if cfg!(test) { 3 } else { 16 };
-/// What an aggregate gives has the event time of its window's end less a millisecond, so the watermark of an aggregate
-/// over it is that much behind.
-const STAGE_DELAY_US: i64 = 1_000;
-
 /// What a query with windows remembers, and how far its events have come.
 #[derive(Debug)]
 pub struct QueryState {
@@ -55,22 +54,25 @@ pub struct Watermarks {
 }
 
 impl Watermarks {
-    /// What the aggregate at `index` lets in, `future_us` being the newest event that is believed.
-    pub fn bounds(self, index: usize, future_us: i64) -> Bounds {
-        // Windows are in time by their own watermark: only records come from clocks that may be wrong.
-        let future_us = if index == 0 { future_us } else { i64::MAX };
-        let (closed_us, closing_us) = (stage_us(self.from_ms, index), stage_us(self.to_ms, index));
+    /// Those of the operator with this state, in microseconds.
+    fn of(self, layout: &StateLayout) -> (i64, i64) {
+        (stage_us(self.from_ms, layout.behind_us), stage_us(self.to_ms, layout.behind_us))
+    }
+
+    /// What an operator lets in whose watermark is `behind_us` behind, `future_us` being the newest event that is
+    /// believed.
+    pub fn bounds(self, behind_us: i64, future_us: i64) -> Bounds {
+        let (closed_us, closing_us) = (stage_us(self.from_ms, behind_us), stage_us(self.to_ms, behind_us));
         Bounds { closed_us, closing_us, future_us }
     }
 }
 
-/// How far the watermark of the aggregate at `index` is, in microseconds, when that of the source is `watermark_ms`.
-pub fn stage_us(watermark_ms: i64, index: usize) -> i64 {
+/// How far the watermark of an operator is, in microseconds, that is `behind_us` behind the source's.
+pub fn stage_us(watermark_ms: i64, behind_us: i64) -> i64 {
     if watermark_ms == NO_WATERMARK_MS {
         return i64::MIN;
     }
-    let delay_us = i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(STAGE_DELAY_US);
-    watermark_ms.saturating_mul(1_000).saturating_sub(delay_us)
+    watermark_ms.saturating_mul(1_000).saturating_sub(behind_us)
 }
 
 /// What one batch did to the state of one aggregate.
@@ -153,9 +155,10 @@ impl QueryState {
     /// # Errors
     /// `Internal`: a defect.
     pub fn would_close(&self, watermarks: Watermarks) -> Result<bool> {
-        for (index, operator) in self.operators.iter().enumerate() {
-            let next = operator.next_end(stage_us(watermarks.from_ms, index))?;
-            if next.is_some_and(|end| end <= stage_us(watermarks.to_ms, index)) {
+        for operator in &self.operators {
+            let behind_us = operator.layout.behind_us;
+            let next = operator.next_end(stage_us(watermarks.from_ms, behind_us))?;
+            if next.is_some_and(|end| end <= stage_us(watermarks.to_ms, behind_us)) {
                 return Ok(true);
             }
         }
@@ -172,7 +175,7 @@ impl QueryState {
         let (mut first, mut held_first, mut counted) = (None, 0, Vec::new());
         for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
             let (before, step) = (state.rows(), Stopwatch::start());
-            let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
+            let (from_us, to_us) = watermarks.of(&state.layout);
             let is_session = matches!(state.layout.labels, Labels::Sessions(_));
             if is_session {
                 operator.known.put(state.live(from_us), state.layout.clone());
@@ -186,6 +189,10 @@ impl QueryState {
             });
             let (rows, released) = if is_session {
                 (pieces(state, from_us, to_us), Arc::clone(&operator.released))
+            } else if let Some(keys) = operator.row_keys() {
+                let scan = state.scan_moments((from_us, to_us), keys);
+                let released = scan.released();
+                (moments(scan), released)
             } else {
                 let scan = state.scan(from_us, to_us);
                 let released = scan.released();
@@ -210,17 +217,22 @@ impl QueryState {
     pub async fn settle(&mut self, planned: &PlannedStages, absorbed: Absorbed) -> Result<Settled> {
         let Absorbed { held, released, mut operators, watermarks, mut files } = absorbed;
         let states = self.operators.iter_mut().zip(&mut operators);
-        for (index, (operator, (state, counts))) in planned.operators.iter().zip(states).enumerate() {
+        for (operator, (state, counts)) in planned.operators.iter().zip(states) {
             let (before, step) = (state.rows(), Stopwatch::start());
-            let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
+            let (from_us, to_us) = watermarks.of(&state.layout);
             if matches!(state.layout.labels, Labels::Sessions(_)) && state.would_expire(from_us, to_us)? {
                 let live = pieces(state, from_us, to_us);
                 write_outlived(operator, state, planned, (live, to_us), &mut files).await?;
             }
             state.expire(to_us)?;
             counts.removed = before.saturating_sub(state.rows());
-            if state.small_files() > FILES_MAX {
-                compact(operator, state, planned, to_us, &mut files).await?;
+            if state.has_surplus() {
+                let all = live(state.take_all(to_us));
+                rewrite(operator, (all, to_us), state, planned, &mut files).await?;
+                state.trimmed();
+            } else if state.small_files() > FILES_MAX {
+                let small = live(state.take_small(to_us));
+                rewrite(operator, (small, to_us), state, planned, &mut files).await?;
             }
             counts.removal_ms = step.elapsed_ms();
             (counts.rows, counts.memory_bytes) = (state.rows(), state.memory_bytes());
@@ -383,17 +395,23 @@ async fn keep(
     Ok(())
 }
 
-async fn compact(
+async fn rewrite(
     operator: &PlannedOperator,
+    (rows, watermark_us): (StateRows, i64),
     state: &mut OperatorState,
     planned: &PlannedStages,
-    watermark_us: i64,
     files: &mut FileNames,
 ) -> Result<()> {
-    let rows = live(state.take_small(watermark_us));
-    let reduced = operator.reduce(rows)?;
+    let reduced = operator.reduce(rows, watermark_us).await?;
     let rows = execute_stream(reduced, Arc::clone(&planned.task))?;
     keep(rows, state, files, &mut |_| Ok(())).await
+}
+
+fn moments(scan: MomentScan) -> StateRows {
+    Box::pin(futures::stream::try_unfold(
+        scan,
+        |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
+    ))
 }
 
 fn stream(scan: StateScan) -> StateRows {

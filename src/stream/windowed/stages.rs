@@ -1,14 +1,15 @@
-//! A plan, cut at each windowed aggregate.
+//! A plan, cut at each windowed aggregate, and at each OVER across the rows of the stream.
 //!
-//! Below a cut the plan runs over the rows of a batch and feeds the aggregate's state; above it, over the windows that
-//! close, which are complete. So what stands above may be anything that treats each window by itself.
+//! Below a cut the plan runs over the rows of a batch and feeds the operator's state; above it, over the windows that
+//! close, which are complete, or over the rows that the watermark has passed. So what stands above an aggregate may be
+//! anything that treats each window by itself.
 
 use std::{cmp::Ordering, fmt, hash::Hash, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use datafusion::{
     common::{
-        Column, DFSchemaRef, Result as DataFusionResult,
+        Column, DFSchema, DFSchemaRef, Result as DataFusionResult,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     functions_aggregate::expr_fn::count,
@@ -17,7 +18,9 @@ use datafusion::{
 
 use super::{
     late::late_schema,
-    source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column},
+    over::Looks,
+    over_cut::{behind_us, bound_ranks, cut_window},
+    source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column, window_of},
 };
 use crate::{
     error::{Error, Result},
@@ -36,12 +39,35 @@ pub struct Stages {
     pub rest: LogicalPlan,
 }
 
-/// A windowed aggregate.
+/// Something that keeps state.
 #[derive(Debug, Clone)]
 pub struct Operator {
-    /// An `Aggregate` over a `WindowAssign` or `SessionAssign`; its last aggregate counts the input rows.
-    pub aggregate: LogicalPlan,
+    /// What gives the rows of state.
+    pub plan: LogicalPlan,
     pub spec: WindowSpec,
+    pub kept: Kept,
+    /// Its watermark is so far behind the source's.
+    pub behind_us: i64,
+    /// How it is shown.
+    pub name: String,
+}
+
+/// What an operator keeps of its rows.
+#[derive(Debug, Clone)]
+pub enum Kept {
+    Aggregate(KeptAggregate),
+    /// The rows of open windows, with the positions of the window's start and end: for an OVER within windows.
+    InWindows {
+        start: usize,
+        end: usize,
+    },
+    /// Single rows, for an OVER across them.
+    Rows(Looks),
+}
+
+/// An `Aggregate` over a `WindowAssign` or `SessionAssign`; its last aggregate counts the input rows.
+#[derive(Debug, Clone)]
+pub struct KeptAggregate {
     /// Rows are kept by pane, not by window: nothing below the aggregate looks at the window.
     pub panes: bool,
     /// Which grouping expressions are the window's start and end.
@@ -51,21 +77,50 @@ pub struct Operator {
     pub time: Option<usize>,
     /// What keeps sessions apart, if the windows are sessions.
     pub session: Option<SessionKeys>,
-    /// How it is shown.
-    pub name: String,
 }
 
 impl Stages {
     /// What makes the state: if it changes, the state is of another query.
     pub fn signature(&self) -> Vec<String> {
-        self.operators.iter().map(|operator| operator.aggregate.display_indent().to_string()).collect()
+        let sign = |operator: &Operator| {
+            let plan = operator.plan.display_indent();
+            match &operator.kept {
+                Kept::Aggregate(_) => plan.to_string(),
+                Kept::InWindows { .. } => format!("Rows: in windows\n{plan}"),
+                Kept::Rows(looks) => format!("{}\n{plan}", looks.signature()),
+            }
+        };
+        self.operators.iter().map(sign).collect()
     }
 
     /// The schema of the rows that come too late for the first operator.
     pub fn late_schema(&self) -> Option<SchemaRef> {
         let first = self.operators.first()?;
-        let assign = source_window(&first.aggregate)?;
-        Some(late_schema(assign.input().schema().as_arrow()))
+        let input = match &first.kept {
+            Kept::Rows(_) => first.plan.schema().as_arrow(),
+            Kept::Aggregate(_) => return source_window(&first.plan).map(late_rows),
+            Kept::InWindows { .. } => return window_of(&first.plan).map(late_rows),
+        };
+        Some(late_schema(input))
+    }
+}
+
+fn late_rows(assign: Source) -> SchemaRef {
+    late_schema(assign.input().schema().as_arrow())
+}
+
+impl Operator {
+    /// How far the watermark of an operator over its rows is behind the source's: no row comes out with an older event
+    /// time.
+    pub fn rows_behind_us(&self) -> i64 {
+        let behind_us = match &self.kept {
+            // The event time of a window's row is its end less a millisecond.
+            Kept::Aggregate(_) => 1_000,
+            // A row is given out with its window's end; a day of a calendar has up to 25 hours.
+            Kept::InWindows { .. } => self.spec.size_us.saturating_add(self.spec.size_us / 24).saturating_add(1_000),
+            Kept::Rows(looks) => looks.ahead_us,
+        };
+        self.behind_us.saturating_add(behind_us)
     }
 }
 
@@ -73,7 +128,14 @@ impl Stages {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Emission {
     pub index: usize,
-    schema: DFSchemaRef,
+    pub schema: DFSchemaRef,
+}
+
+impl Emission {
+    /// It as a plan.
+    pub fn plan(index: usize, schema: DFSchemaRef) -> LogicalPlan {
+        LogicalPlan::Extension(Extension { node: Arc::new(Self { index, schema }) })
+    }
 }
 
 impl PartialOrd for Emission {
@@ -113,7 +175,13 @@ impl UserDefinedLogicalNodeCore for Emission {
 /// # Errors
 /// None but a defect's.
 pub fn needs_state(plan: &LogicalPlan) -> Result<bool> {
-    Ok(plan.exists(|node| Ok(matches!(node, LogicalPlan::Aggregate(_)) && source_window(node).is_some()))?)
+    Ok(plan.exists(|node| {
+        Ok(match node {
+            LogicalPlan::Aggregate(_) => source_window(node).is_some(),
+            LogicalPlan::Window(_) => true,
+            _ => false,
+        })
+    })?)
 }
 
 /// Cuts an optimised plan.
@@ -123,11 +191,19 @@ pub fn needs_state(plan: &LogicalPlan) -> Result<bool> {
 pub fn split(plan: LogicalPlan) -> Result<Stages> {
     let mut operators: Vec<Operator> = Vec::new();
     let rest = plan.transform_up(|node| {
+        match &node {
+            LogicalPlan::Window(window) => {
+                let above = cut_window(window, &mut operators)?;
+                return Ok(above.map_or_else(|| Transformed::no(node), Transformed::yes));
+            }
+            LogicalPlan::Filter(filter) => bound_ranks(filter, &mut operators),
+            _ => {}
+        }
         let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
         let Some(assign) = source_window(&node) else { return Ok(Transformed::no(node)) };
         assign.check_time()?;
-        let index = operators.len();
-        let (operator, above) = cut(aggregate, &assign, index)?;
+        let (index, behind_us) = (operators.len(), behind_us(assign.input(), &operators));
+        let (operator, above) = cut(aggregate, &assign, index, behind_us)?;
         operators.push(operator);
         Ok(Transformed::yes(above))
     })?;
@@ -135,7 +211,7 @@ pub fn split(plan: LogicalPlan) -> Result<Stages> {
 }
 
 /// The operator, and what stands in the aggregate's place: a projection of its emission.
-fn cut(aggregate: &Aggregate, assign: &Source, index: usize) -> Result<(Operator, LogicalPlan)> {
+fn cut(aggregate: &Aggregate, assign: &Source, index: usize, behind_us: i64) -> Result<(Operator, LogicalPlan)> {
     let spec = assign.spec()?;
     let input = aggregate.input.schema();
     let marked = |expr: &Expr, which: &str| match expr {
@@ -185,8 +261,7 @@ fn cut(aggregate: &Aggregate, assign: &Source, index: usize) -> Result<(Operator
     aggregates.push(counted);
     let widened = Aggregate::try_new(Arc::clone(&aggregate.input), groups, aggregates)?;
     let schema = Arc::clone(&widened.schema);
-    let emission = Emission { index, schema: Arc::clone(&schema) };
-    let emission = LogicalPlan::Extension(Extension { node: Arc::new(emission) });
+    let emission = Emission::plan(index, Arc::clone(&schema));
     // The columns that the aggregate had, in their order: without what was added.
     let added = schema.fields().len() - 1 - aggregate.schema.fields().len();
     let columns = (0..aggregate.schema.fields().len()).map(|at| {
@@ -195,12 +270,11 @@ fn cut(aggregate: &Aggregate, assign: &Source, index: usize) -> Result<(Operator
     });
     let above = LogicalPlanBuilder::from(emission).project(columns)?.build()?;
     let name = format!("{spec} grouped by {}", list(&aggregate.group_expr));
-    let aggregate = LogicalPlan::Aggregate(widened);
-    let operator = Operator { aggregate, spec, panes, start, end, time, session, name };
-    Ok((operator, above))
+    let kept = Kept::Aggregate(KeptAggregate { panes, start, end, time, session });
+    Ok((Operator { plan: LogicalPlan::Aggregate(widened), spec, kept, behind_us, name }, above))
 }
 
-fn list(exprs: &[Expr]) -> String {
+pub fn list(exprs: &[Expr]) -> String {
     exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -211,8 +285,14 @@ fn list(exprs: &[Expr]) -> String {
 pub fn check(stages: &Stages) -> Result<()> {
     let mut scans = 0;
     for (at, operator) in stages.operators.iter().enumerate() {
-        let LogicalPlan::Aggregate(aggregate) = &operator.aggregate else { continue };
-        check_part(&aggregate.input, at.checked_sub(1).and_then(|before| stages.operators.get(before)), &mut scans)?;
+        let below = match &operator.plan {
+            LogicalPlan::Aggregate(aggregate) => &aggregate.input,
+            plan => plan,
+        };
+        if let Kept::Rows(looks) = &operator.kept {
+            looks.check()?;
+        }
+        check_part(below, at.checked_sub(1).and_then(|before| stages.operators.get(before)), &mut scans)?;
     }
     let assigns = |node: &LogicalPlan| Ok(Source::of(node).is_some());
     if stages.rest.exists(assigns)? {
@@ -257,27 +337,22 @@ fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Option<(String, &'s
         LogicalPlan::Aggregate(_) if before.is_some() => {
             Some(("an aggregate over more than one window".to_owned(), GROUP))
         }
-        LogicalPlan::Window(window)
-            if before.is_some_and(|before| {
-                window.window_expr.iter().all(|expr| match expr.clone().unalias() {
-                    Expr::WindowFunction(function) => is_per_window(&function.params.partition_by, node, before),
-                    _ => false,
-                })
-            }) =>
-        {
-            None
-        }
-        LogicalPlan::Window(_) if before.is_some() => Some((
-            "OVER across windows".to_owned(),
-            "add window_start and window_end to its PARTITION BY, or run it over the stored files with `tidemill query`",
-        )),
+        // Where it is cut it is looked at.
+        LogicalPlan::Window(_) if before.is_some() => None,
         other => stateless::refusal(other),
     }
 }
 
 /// Do the keys keep the windows apart?
 fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &Operator) -> bool {
-    let Some(input) = node.inputs().first().map(|input| Arc::clone(input.schema())) else { return false };
+    if let Kept::Rows(_) = before.kept {
+        return false;
+    }
+    node.inputs().first().is_some_and(|input| keep_apart(keys, input.schema(), &before.spec))
+}
+
+/// Do the keys keep the windows of `spec` apart, in rows of `input`?
+pub fn keep_apart(keys: &[Expr], input: &DFSchema, spec: &WindowSpec) -> bool {
     let has = |which: &str| {
         keys.iter().any(|key| match key {
             Expr::Column(column) => input
@@ -286,7 +361,7 @@ fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &Operator) -> bool {
             _ => false,
         })
     };
-    match before.spec.kind {
+    match spec.kind {
         WindowKind::Cumulate { .. } => has(WINDOW_START) && has(WINDOW_END),
         // Sessions of different keys that start together end at different times.
         WindowKind::Session => has(WINDOW_END),
