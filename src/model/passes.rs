@@ -76,13 +76,6 @@ pub async fn reduce(
         let target = columns[values - 1];
         for (part, numbers) in parts.iter_mut().zip(rows.parts) {
             part.push(&columns, rows.weights(), rows.moments, numbers);
-            for ((min, max), column) in ranges.iter_mut().zip(&columns) {
-                for row in numbers {
-                    let value = column[*row as usize];
-                    *min = min.min(value);
-                    *max = max.max(value);
-                }
-            }
             for row in numbers {
                 let row = *row as usize;
                 times = (times.0.min(rows.moments[row]), times.1.max(rows.moments[row]));
@@ -91,6 +84,15 @@ pub async fn reduce(
                     changes += change * change;
                     changed += 1;
                 }
+            }
+        }
+        let whole = rows.parts.iter().map(Vec::len).sum::<usize>() == batch.num_rows();
+        for (range, column) in ranges.iter_mut().zip(&columns) {
+            if whole {
+                widen(range, column);
+            } else {
+                let usable = rows.parts.iter().flatten().map(|row| column[*row as usize]);
+                *range = usable.fold(*range, |(min, max), value| (min.min(value), max.max(value)));
             }
         }
         progress(batch.num_rows() as u64);
@@ -104,6 +106,24 @@ pub async fn reduce(
         times: (layout.is_timed() && times.0 <= times.1).then_some(times),
         change_squares: if changed > 0 { changes / changed as f64 } else { f64::INFINITY },
     })
+}
+
+/// The range with these finite values, in several at a time so that the compiler can use vector instructions.
+fn widen(range: &mut (f64, f64), values: &[f64]) {
+    const LANES: usize = 8;
+    let (mut least, mut most) = ([range.0; LANES], [range.1; LANES]);
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            least[lane] = if chunk[lane] < least[lane] { chunk[lane] } else { least[lane] };
+            most[lane] = if chunk[lane] > most[lane] { chunk[lane] } else { most[lane] };
+        }
+    }
+    *range = least
+        .iter()
+        .chain(rest)
+        .zip(most.iter().chain(rest))
+        .fold(*range, |(min, max), (low, high)| (min.min(*low), max.max(*high)));
 }
 
 impl Reduced {
