@@ -114,15 +114,15 @@ struct EvaluationArgs {
     /// How rows are held back; by default chronological with --time, else random
     #[arg(long, value_enum)]
     evaluate: Option<EvaluateKind>,
-    /// The seed of the random split
-    #[arg(long, default_value_t = 42)]
-    seed: u64,
-    /// The share of rows that is held back to test on
-    #[arg(long, default_value_t = 0.2)]
-    test_fraction: f64,
-    /// How many stretches a walk-forward evaluation predicts, each by a model of all rows before it
-    #[arg(long, default_value_t = 5)]
-    folds: usize,
+    /// The seed of the random split; 42, if not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The share of rows that is held back to test on; 0.2, if not given
+    #[arg(long)]
+    test_fraction: Option<f64>,
+    /// How many stretches a walk-forward evaluation predicts, each by a model of all rows before it; 5, if not given
+    #[arg(long)]
+    folds: Option<usize>,
     /// The column of times: rows are put in its order
     #[arg(long, value_name = "COLUMN")]
     time: Option<String>,
@@ -224,7 +224,7 @@ fn options(args: &TrainArgs, shape: &Shape) -> Result<TrainOptions> {
         horizon: shape.horizon.clone(),
         objective: Objective { fit_intercept, penalty: Penalty { reg_param, elastic_net_param, standardization } },
         half_life,
-        evaluate: args.evaluation.evaluate(),
+        evaluate: args.evaluation.evaluate()?,
         confidence,
         looking_ahead: Vec::new(),
         drop_redundant: args.drop_redundant,
@@ -234,13 +234,30 @@ fn options(args: &TrainArgs, shape: &Shape) -> Result<TrainOptions> {
 }
 
 impl EvaluationArgs {
-    fn evaluate(&self) -> Evaluate {
+    fn evaluate(&self) -> Result<Evaluate> {
         let by_default = if self.time.is_some() { EvaluateKind::Chronological } else { EvaluateKind::Random };
-        match self.evaluate.unwrap_or(by_default) {
-            EvaluateKind::Random => Evaluate::Random { seed: self.seed, test_fraction: self.test_fraction },
-            EvaluateKind::Chronological => Evaluate::Chronological { test_fraction: self.test_fraction },
-            EvaluateKind::WalkForward => Evaluate::WalkForward { folds: self.folds },
+        let kind = self.evaluate.unwrap_or(by_default);
+        let stray = match kind {
+            EvaluateKind::Random => self.folds.map(|_| "--folds"),
+            EvaluateKind::Chronological => self.seed.map(|_| "--seed").or(self.folds.map(|_| "--folds")),
+            EvaluateKind::WalkForward => self.seed.map(|_| "--seed").or(self.test_fraction.map(|_| "--test-fraction")),
+        };
+        if let Some(option) = stray {
+            let kind = kind.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+            return Err(Error::invalid(format!("{option} says nothing about a {kind} evaluation"))
+                .help("leave it out, or choose another with --evaluate"));
         }
+        let looks_up = self.horizon.is_some() || self.season.is_some();
+        if !looks_up && (self.tolerance.is_some() || !self.partition_by.is_empty()) {
+            return Err(Error::invalid("--tolerance and --partition-by belong to --horizon and --season")
+                .help("leave them out, or add one of these"));
+        }
+        let (seed, test_fraction) = (self.seed.unwrap_or(42), self.test_fraction.unwrap_or(0.2));
+        Ok(match kind {
+            EvaluateKind::Random => Evaluate::Random { seed, test_fraction },
+            EvaluateKind::Chronological => Evaluate::Chronological { test_fraction },
+            EvaluateKind::WalkForward => Evaluate::WalkForward { folds: self.folds.unwrap_or(5) },
+        })
     }
 
     /// What is added to the query of this target.

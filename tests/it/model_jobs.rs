@@ -292,6 +292,14 @@ fn what_comes_later_is_found_in_the_sql() {
     succeeds(here, &train("SELECT ts, y, y - lag(y) OVER (ORDER BY ts) AS x FROM input WHERE symbol = 'ETH'"));
     let err = refused(here, &["train", "series.csv", "--target", "y", "--features", "", "--horizon", "1m"]);
     assert!(err.contains("--time"), "{err}");
+    for (options, wanted) in [
+        (["--folds", "3"], "--folds says nothing about a random evaluation"),
+        (["--evaluate=walk-forward", "--seed=1"], "--seed says nothing about a walk-forward evaluation"),
+        (["--tolerance=1s", "--seed=1"], "--tolerance and --partition-by belong to --horizon and --season"),
+    ] {
+        let err = refused(here, &[&["train", "series.csv", "--target", "y", "--features", ""], &options[..]].concat());
+        assert!(err.contains(wanted), "{err}");
+    }
     let err = refused(here, &["train", "series.csv", "--target", "y", "--features", "", "--half-life", "1h"]);
     assert!(err.contains("needs --time"), "{err}");
 }
