@@ -15,6 +15,7 @@ mod job_file;
 mod kafka_source;
 mod model;
 mod output_mode;
+mod model_jobs;
 mod produce;
 mod query;
 mod sink;
