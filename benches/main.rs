@@ -1,4 +1,4 @@
-//! All benches in one binary: `cargo bench -- decode plan sink commit train`, and `cargo bench -- end-to-end windows`,
+//! All benches in one binary: `cargo bench -- decode plan sink commit train train-file`, and `cargo bench -- end-to-end windows`,
 //! which need the real Kafka and HDFS of `scripts/services.sh`. Each asserts its row count; `benches/README.md` has the
 //! numbers and the command for each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
@@ -14,12 +14,13 @@ mod train;
 
 type Bench = (&'static str, fn());
 
-const BENCHES: [Bench; 7] = [
+const BENCHES: [Bench; 8] = [
     ("decode", decode::run),
     ("plan", plan::run),
     ("sink", sink::run),
     ("commit", commit::run),
     ("train", train::run),
+    ("train-file", train::from_parquet),
     ("end-to-end", end_to_end::run),
     ("windows", end_to_end::windows),
 ];

@@ -60,7 +60,8 @@ impl EventTimeStats {
 /// The watermark of one source.
 #[derive(Debug, Clone)]
 pub struct WatermarkTracker {
-    policy: Watermark,
+    /// `None`: there is no watermark, whatever comes.
+    policy: Option<Watermark>,
     partitions: PartitionTimes,
     /// Milliseconds since the epoch, `NO_WATERMARK_MS` before the first event.
     current_ms: i64,
@@ -81,8 +82,8 @@ pub enum Holder {
 
 impl WatermarkTracker {
     /// Before the first event.
-    pub fn new(policy: Watermark) -> Self {
-        Self { policy, partitions: PartitionTimes::new(), current_ms: NO_WATERMARK_MS }
+    pub fn new(policy: impl Into<Option<Watermark>>) -> Self {
+        Self { policy: policy.into(), partitions: PartitionTimes::new(), current_ms: NO_WATERMARK_MS }
     }
 
     /// The same policy, where a checkpoint stands.
@@ -102,7 +103,8 @@ impl WatermarkTracker {
 
     /// Events beyond this (microseconds since the epoch) are set aside, if it is `now_ms`.
     pub fn future_us(&self, now_ms: i64) -> i64 {
-        let skew_us = i64::try_from(self.policy.max_future_skew.as_micros()).unwrap_or(i64::MAX);
+        let Some(policy) = &self.policy else { return i64::MAX };
+        let skew_us = i64::try_from(policy.max_future_skew.as_micros()).unwrap_or(i64::MAX);
         now_ms.saturating_mul(1000).saturating_add(skew_us)
     }
 
@@ -128,7 +130,8 @@ impl WatermarkTracker {
     pub fn advance(&mut self, now_ms: i64, is_behind: &dyn Fn(&str, i32) -> bool) -> i64 {
         let (holder, at_us) = self.position(now_ms, is_behind);
         if holder != Holder::Nothing && holder != Holder::AllIdle {
-            let at_ms = at_us.saturating_sub(self.policy.delay_us).div_euclid(1000);
+            let delay_us = self.policy.as_ref().map_or(0, |policy| policy.delay_us);
+            let at_ms = at_us.saturating_sub(delay_us).div_euclid(1000);
             // In Spark's logs 0 stands for no watermark; a millisecond less holds nothing back that matters.
             self.current_ms = self.current_ms.max(if at_ms == 0 { -1 } else { at_ms });
         }
@@ -141,7 +144,8 @@ impl WatermarkTracker {
     }
 
     fn position(&self, now_ms: i64, is_behind: &dyn Fn(&str, i32) -> bool) -> (Holder, i64) {
-        let idle_ms = i64::try_from(self.policy.idle_timeout.as_millis()).unwrap_or(i64::MAX);
+        let Some(policy) = &self.policy else { return (Holder::Nothing, 0) };
+        let idle_ms = i64::try_from(policy.idle_timeout.as_millis()).unwrap_or(i64::MAX);
         let all = || {
             let of = |(topic, partitions): (&'_ String, &'_ BTreeMap<i32, PartitionTime>)| {
                 let topic = topic.clone();
@@ -159,7 +163,7 @@ impl WatermarkTracker {
         let Some((_, _, newest)) = all().max_by_key(|(_, _, time)| time.newest_us) else {
             return (Holder::Nothing, 0);
         };
-        if !self.policy.advances_when_idle {
+        if !policy.advances_when_idle {
             return (Holder::AllIdle, newest.newest_us);
         }
         let last_ms = all().map(|(_, _, time)| time.active_ms).max().unwrap_or(now_ms);

@@ -19,6 +19,7 @@ pub mod decode; // bytes -> RecordBatch, and a dead letter for what is no record
 pub mod event_time; // how far the events have come: the watermark
 pub mod window; // event-time windows: their arithmetic, their SQL, their plans
 pub mod state; // what a query remembers: record batches, kept as files in the checkpoint
+pub mod model; // linear regression: training, statistics, models in files, SQL functions
 pub mod session; // DataFusion sessions that know windows, and SQL planned in them
 pub mod sink; // RecordBatch -> staged files, a Kafka transaction, the console
 pub mod checkpoint; // what batch N reads, what it produced, that it is done
@@ -26,6 +27,5 @@ pub mod stream; // the engine: plan, run and commit one micro-batch after anothe
 pub mod query; // batch SQL over what was stored
 pub mod late; // rows that came too late, and what their windows would be with them
 pub mod verify; // recounts a job's files against its offsets
-pub mod model; // linear regression over a query
 pub mod demo; // all of it in one process
 pub mod cli; // one file per command

@@ -19,6 +19,7 @@ use datafusion::{
 use crate::{
     catalog::parse_statements,
     error::{Error, Result},
+    model::aggregate,
     window,
 };
 
@@ -48,7 +49,7 @@ pub fn session(limits: SessionLimits) -> Result<SessionContext> {
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::OsTmpDirectory))
         .build_arc()?;
     let builder = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
-    let state = window::register(builder).build();
+    let state = aggregate::register(window::register(builder)).build();
     #[expect(clippy::disallowed_methods, reason = "the one place that may")]
     let context = SessionContext::new_with_state(state);
     Ok(context)

@@ -31,6 +31,7 @@ pub fn job(job: &Job, relations: &Relations) -> Result<()> {
     }
     for (index, (insert, read)) in job.inserts.iter().zip(&relations.inserts).enumerate() {
         let target = target(job, insert)?;
+        job.emit(insert)?;
         for relation in read {
             readable(job, relation)?;
             if relation.name.eq_ignore_ascii_case(&insert.target) {

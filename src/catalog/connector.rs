@@ -6,6 +6,7 @@ use super::{
     ddl::Declaration,
     file_table, kafka_table,
     options::{Options, Vocabulary, Written},
+    output_mode,
     table::{Column, Connector, ConsoleTable, CsvOptions, Table},
     text::SourceText,
     watermark,
@@ -58,6 +59,10 @@ pub fn table(source: &Arc<SourceText>, declaration: Declaration) -> Result<Table
         return Err(error.at(source.place(watermark.range.clone())));
     }
     let plain = || columns.iter().map(|declared| declared.column.clone()).collect::<Vec<Column>>();
+    let output_mode = match kind {
+        Kind::File => output_mode::append_only(&mut options, "a file table")?,
+        Kind::Kafka | Kind::Console => output_mode::option(&mut options)?,
+    };
     let (columns, connector) = match kind {
         Kind::Kafka => {
             let (columns, kafka) = kafka_table::table(source, &mut options, &columns)?;
@@ -71,7 +76,8 @@ pub fn table(source: &Arc<SourceText>, declaration: Declaration) -> Result<Table
     };
     let watermark = watermark::check(source, &mut options, watermark, &columns)?;
     options.finish()?;
-    Ok(Table { name: name.text, columns, watermark, connector, place: options.table_place(), places: options.places() })
+    let (place, places) = (options.table_place(), options.places());
+    Ok(Table { name: name.text, columns, watermark, connector, output_mode, place, places })
 }
 
 fn kind(source: &SourceText, table: &std::ops::Range<usize>, options: &[Written]) -> Result<Kind> {
@@ -101,33 +107,12 @@ fn kind(source: &SourceText, table: &std::ops::Range<usize>, options: &[Written]
 }
 
 fn console(options: &mut Options<'_>) -> Result<ConsoleTable> {
-    output_mode(options, "a console table")?;
     let rows = options.number("numRows", 1)?.unwrap_or(CONSOLE_ROWS);
     Ok(ConsoleTable {
         rows_max: usize::try_from(rows).unwrap_or(usize::MAX),
         truncate: options.boolean("truncate", true)?,
         checkpoint_location: options.not_blank("checkpointLocation")?,
     })
-}
-
-/// Checks `outputMode`. Without stateful operators there is only appending.
-///
-/// # Errors
-/// `Invalid` for a word that is no mode; `Unsupported` for the other two modes.
-pub fn output_mode(options: &mut Options<'_>, what: &str) -> Result<()> {
-    let modes = [("append", true), ("update", false), ("complete", false)];
-    match options.one_of("outputMode", &modes)? {
-        None | Some(true) => Ok(()),
-        Some(false) => {
-            let error = options.at_value("outputMode", &format!("{what} can only be appended to"));
-            let place = error.place().cloned();
-            let error = Error::unsupported(error.message()).help("write outputMode = 'append', or leave it out");
-            Err(match place {
-                Some(place) => error.at(place),
-                None => error,
-            })
-        }
-    }
 }
 
 /// The options of the format CSV, for files and for records.

@@ -140,7 +140,7 @@ impl<'a> Cursor<'a> {
 
     /// The `CREATE TABLE`, `CREATE VIEW` or `INSERT INTO` among the tokens that are left: a query holds none.
     pub fn next_statement(&self) -> Option<Range<usize>> {
-        let rest = self.tokens.get(self.at..).unwrap_or_default();
+        let rest = self.tokens();
         let starts = |pair: &&[Token]| match pair {
             [first, second] if first.is_word("CREATE") => {
                 ["TABLE", "VIEW", "OR", "TEMPORARY", "TEMP"].iter().any(|word| second.is_word(word))
@@ -149,6 +149,17 @@ impl<'a> Cursor<'a> {
             _ => false,
         };
         rest.windows(2).find(starts).map(|pair| pair[0].range.clone())
+    }
+
+    /// The tokens that are left.
+    pub fn tokens(&self) -> &'a [Token] {
+        self.tokens.get(self.at..).unwrap_or_default()
+    }
+
+    /// The text of the tokens that are left, before the one at `end` of them.
+    pub fn before(&self, end: usize) -> SqlText {
+        let tokens = self.tokens.get(..self.at + end).unwrap_or(self.tokens);
+        Self { tokens, ..*self }.rest()
     }
 
     /// The rest of the statement as text.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 
 use super::{
-    connector::{csv, output_mode},
+    connector::csv,
     ddl::DeclaredColumn,
     options::{Options, Vocabulary},
     table::{Compression, FileFormat, FileTable},
@@ -115,7 +115,6 @@ pub fn table(source: &Arc<SourceText>, options: &mut Options<'_>, columns: &[Dec
             (FileFormat::Parquet, Some(compression.unwrap_or(Compression::Snappy)))
         }
     };
-    output_mode(options, "a file table")?;
     let table = FileTable {
         path: path.trim().to_owned(),
         format,

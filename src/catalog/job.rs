@@ -8,6 +8,7 @@ use super::{
     ddl,
     lexer::{self, Token, TokenKind},
     locate,
+    output_mode::{self, EmitClause},
     text::SqlText,
     variables,
 };
@@ -45,6 +46,8 @@ pub struct Insert {
     /// Names a table of the job.
     pub target: String,
     pub select: SqlText,
+    /// What stands behind the SELECT.
+    pub emit: Option<EmitClause>,
     /// Where the statement starts.
     pub place: Place,
     /// Where the target's name stands.
@@ -133,7 +136,10 @@ impl Job {
             cursor.string("a comment in quotes")?;
         }
         cursor.expect_word("AS")?;
-        let select = select(&cursor)?;
+        let (select, emit) = select(&cursor)?;
+        if let Some(emit) = emit {
+            return Err(emit.in_a_view());
+        }
         relations.views.push(locate::relations(&select)?);
         self.views.push(View { name: name.text, select, place });
         Ok(())
@@ -158,10 +164,10 @@ impl Job {
             let error = Error::unsupported("INSERT takes no list of columns").at(cursor.place(open.range.clone()));
             return Err(error.help("leave it out and name the columns in the SELECT: expression AS name"));
         }
-        let select = select(&cursor)?;
+        let (select, emit) = select(&cursor)?;
         relations.inserts.push(locate::relations(&select)?);
         let (place, target_place) = (cursor.place(start), cursor.place(target.range));
-        self.inserts.push(Insert { target: target.text, select, place, target_place });
+        self.inserts.push(Insert { target: target.text, select, emit, place, target_place });
         Ok(())
     }
 
@@ -181,8 +187,8 @@ fn is_query(token: &Token) -> bool {
     token.is_symbol('(') || ["SELECT", "WITH", "VALUES", "FROM", "TABLE"].iter().any(|word| token.is_word(word))
 }
 
-/// The rest of the statement, which must be a query.
-fn select(cursor: &Cursor<'_>) -> Result<SqlText> {
+/// The rest of the statement, which must be a query, perhaps with an EMIT behind it.
+fn select(cursor: &Cursor<'_>) -> Result<(SqlText, Option<EmitClause>)> {
     if !cursor.peek().is_some_and(is_query) {
         return Err(cursor.unexpected("SELECT"));
     }
@@ -190,7 +196,7 @@ fn select(cursor: &Cursor<'_>) -> Result<SqlText> {
         let error = Error::invalid("expected the end of the SELECT, found another statement").at(cursor.place(range));
         return Err(error.help("is a ';' missing before it?"));
     }
-    Ok(cursor.rest())
+    output_mode::split(cursor)
 }
 
 /// The error for `CREATE` with something else than a table or a view.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use arrow::datatypes::DataType;
 
 use super::{
-    connector::{csv, output_mode},
+    connector::csv,
     ddl::{DeclaredColumn, check_metadata, kafka_column},
     file_table::check_flat,
     kafka_offsets,
@@ -39,6 +39,7 @@ pub const VOCABULARY: Vocabulary = Vocabulary {
         "subscribePattern",
         "assign",
         "topic",
+        "key.fields",
         "format",
         "startingOffsets",
         "startingTimestamp",
@@ -162,14 +163,16 @@ pub fn table(
 ) -> Result<(Vec<Column>, KafkaTable)> {
     let servers = "add 'kafka.bootstrap.servers' = 'localhost:9092'";
     options.required("kafka.bootstrap.servers", servers)?;
-    output_mode(options, "a Kafka table")?;
     let topic = options.not_blank("topic")?;
     if let Some(topic) = &topic {
         check_topic(options, "topic", topic)?;
     }
     let Some(subscription) = subscription(options)? else { return sink(source, options, declared, topic) };
     if topic.is_none() {
-        options.refuse(&["checkpointLocation", "outputMode"], "a table that is written to; add topic = '...'")?;
+        options.refuse(
+            &["checkpointLocation", "outputMode", "key.fields"],
+            "a table that is written to; add topic = '...'",
+        )?;
     }
     let format = format(options, declared)?;
     let include_headers = options.boolean("includeHeaders", false)?;
@@ -195,6 +198,7 @@ pub fn table(
         ending_offsets: kafka_offsets::ending(options, &subscription)?,
         subscription: Some(subscription),
         topic,
+        key_fields: options.list("key.fields")?.unwrap_or_default(),
         fail_on_data_loss: options.boolean("failOnDataLoss", true)?,
         max_offsets_per_trigger: max,
         min_offsets_per_trigger: min,
@@ -233,6 +237,7 @@ fn sink(
         client: client(options),
         subscription: None,
         topic,
+        key_fields: options.list("key.fields")?.unwrap_or_default(),
         starting_offsets: StartingOffsets::Latest,
         ending_offsets: StartingOffsets::Latest,
         fail_on_data_loss: true,

@@ -5,7 +5,7 @@
 //! `connector.rs`, `kafka_table.rs`, `kafka_offsets.rs` and `file_table.rs` the `WITH` clause; `table.rs` holds the
 //! result in types, so that nothing after this module handles an option as text. `check.rs` looks at the job as a
 //! whole, `locate.rs` finds the place of DataFusion's errors. `parse.rs` is the one place that parses SELECTs, and
-//! `group_window.rs` names the windows of their GROUP BY.
+//! `group_window.rs` names the windows of their GROUP BY; `output_mode.rs` reads `outputMode` and `EMIT`.
 
 mod check;
 mod connector;
@@ -19,6 +19,7 @@ mod kafka_table;
 mod lexer;
 mod locate;
 mod options;
+mod output_mode;
 mod parse;
 pub mod table;
 mod text;
@@ -29,6 +30,7 @@ mod watermark;
 pub use job::{Insert, Job, Variables, View};
 pub use locate::locate_error;
 pub use options::parse_duration;
+pub use output_mode::{Emit, OutputMode};
 pub use parse::{KEYS_ARGUMENT, TABLE_ARGUMENT, parse_statements, window_function};
 pub use table::{
     AvroOptions, Column, Compression, Connector, ConsoleTable, CsvOptions, DecodeOptions, EVENT_TIME, FileFormat,

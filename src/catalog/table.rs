@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
+use super::output_mode::OutputMode;
 use crate::error::{Error, Place, Result};
 
 /// `CREATE TABLE name (columns) WITH (options)`.
@@ -15,6 +16,8 @@ pub struct Table {
     /// The event time column, and how far behind it the watermark is.
     pub watermark: Option<Watermark>,
     pub connector: Connector,
+    /// `outputMode`; the INSERT's EMIT may say more: see `Job::emit`.
+    pub output_mode: OutputMode,
     /// Where the table's name stands in the job file.
     pub place: Place,
     /// Where each option's name stands, by its documented name: for what is found out later.
@@ -184,7 +187,8 @@ pub struct KafkaTable {
     pub max_trigger_delay: Duration,
     pub include_headers: bool,
     pub decode: DecodeOptions,
-    /// As a sink: the column that becomes the record's key, and the one that holds the value as it is.
+    /// `key.fields`, of a table that is written to: a JSON object of these columns is the record's key.
+    pub key_fields: Vec<String>,
     pub checkpoint_location: Option<String>,
     pub dead_letter_path: Option<String>,
 }

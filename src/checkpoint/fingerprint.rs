@@ -20,6 +20,20 @@ pub struct Fingerprint {
     /// What the state is made by: the plan below each aggregate, and the aggregate. What stands above may change.
     #[serde(default)]
     pub state: Vec<String>,
+    /// Of a query with state: what it writes. Before there were others it was `append`.
+    #[serde(default = "append")]
+    pub output_mode: String,
+    /// Of a query with state: windows that the watermark has passed are forgotten.
+    #[serde(default = "yes")]
+    pub forgets: bool,
+}
+
+fn append() -> String {
+    "append".to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Fingerprint {
@@ -34,7 +48,7 @@ impl Fingerprint {
             format!("it wrote to {}, the job file now says {}", old.sink, self.sink)
         } else if let Some(difference) = self.column_difference(old) {
             difference
-        } else if let Some(difference) = self.state_difference(old) {
+        } else if let Some(difference) = self.state_difference(old).or_else(|| self.mode_difference(old)) {
             difference
         } else {
             return Ok(());
@@ -57,6 +71,24 @@ impl Fingerprint {
                 }
             }
         }
+    }
+
+    /// Update and complete keep the same state; append has written rows that it holds no more.
+    fn mode_difference(&self, old: &Self) -> Option<String> {
+        let (before, after) = (&old.output_mode, &self.output_mode);
+        if self.state.is_empty() || (before == after && self.forgets == old.forgets) {
+            return None;
+        }
+        let appends = |mode: &str| mode == "append";
+        if appends(before) != appends(after) {
+            return Some(format!("its state was kept for output mode {before}, the query now says {after}"));
+        }
+        (old.forgets && !self.forgets).then(|| {
+            format!(
+                "in output mode {before} it forgot the windows that its WATERMARK had passed, and in output mode {after} \
+                 the query now needs all of them"
+            )
+        })
     }
 
     fn column_difference(&self, old: &Self) -> Option<String> {
@@ -87,6 +119,8 @@ mod tests {
             columns: columns(&["x", "y"]),
             select: "SELECT x, y FROM a".into(),
             state: Vec::new(),
+            output_mode: "append".into(),
+            forgets: true,
         };
         let with = |names: &[&str]| Fingerprint { columns: columns(names), ..old.clone() };
         assert!(Fingerprint { select: "other".into(), ..old.clone() }.check(&old).is_ok());
@@ -100,5 +134,36 @@ mod tests {
             let error = new.check(&old).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+        // Without state all modes are one.
+        assert!(Fingerprint { output_mode: "update".into(), forgets: false, ..old.clone() }.check(&old).is_ok());
+    }
+
+    #[test]
+    fn update_and_complete_go_on_where_the_other_stopped_unless_something_was_forgotten() {
+        let of = |output_mode: &str, forgets| Fingerprint {
+            version: 1,
+            source: "s".into(),
+            sink: "k".into(),
+            columns: Vec::new(),
+            select: String::new(),
+            state: vec!["Aggregate: count(*)".into()],
+            output_mode: output_mode.into(),
+            forgets,
+        };
+        let modes = [of("append", true), of("update", true), of("update", false), of("complete", false)];
+        let goes_on = |old: usize| modes.iter().map(|new| new.check(&modes[old]).is_ok()).collect::<Vec<_>>();
+        assert_eq!(goes_on(0), [true, false, false, false]);
+        assert_eq!(goes_on(1), [false, true, false, false]);
+        assert_eq!(goes_on(2), [false, true, true, true]);
+        assert_eq!(goes_on(3), [false, true, true, true]);
+        let error = modes[1].check(&modes[0]).unwrap_err().to_string();
+        assert!(error.contains("for output mode append, the query now says update"), "{error}");
+        let error = modes[3].check(&modes[1]).unwrap_err().to_string();
+        assert!(error.contains("it forgot the windows") && error.contains("output mode complete"), "{error}");
+        let old: Fingerprint = serde_json::from_str(
+            r#"{"version":1,"source":"s","sink":"k","columns":[],"select":"","state":["Aggregate: count(*)"]}"#,
+        )
+        .unwrap();
+        assert!(modes[0].check(&old).is_ok());
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Ledger {
     /// Records read from Kafka.
     pub consumed: u64,
-    /// Rows written to the sink.
+    /// Rows written to the sink, of which each record is in one at most, but for those that are in several windows.
     pub written: u64,
     /// Records that the query's WHERE (or inner join) left out.
     pub filtered: u64,
@@ -30,6 +30,10 @@ pub struct Ledger {
     /// Rows that aggregates folded into the rows that were written, above one each.
     #[serde(default)]
     pub folded: u64,
+    /// Rows written to the sink that say anew what a group is, in the output modes update and complete. They stand beside
+    /// the equation: a record counts in many of them, and stays in the state.
+    #[serde(default)]
+    pub emitted: u64,
     /// Offsets without a record: transaction markers, aborted and compacted records, and what Kafka deleted before
     /// it was read (only with `failOnDataLoss` = false).
     pub gaps: u64,
@@ -43,6 +47,8 @@ pub struct StateCounts {
     pub late: u64,
     pub held: u64,
     pub released: u64,
+    /// A group is written as often as it changes: what is written says nothing of what leaves the state.
+    pub again: bool,
 }
 
 impl Ledger {
@@ -64,7 +70,8 @@ impl Ledger {
     /// became `written` rows.
     pub fn of_stateful(consumed: u64, gaps: u64, bad: u64, state: StateCounts, written: u64) -> Self {
         let decoded = consumed - bad.min(consumed);
-        let StateCounts { late, held, released } = state;
+        let StateCounts { late, held, released, again } = state;
+        let (written, emitted) = if again { (0, written) } else { (written, 0) };
         Self {
             consumed,
             written,
@@ -76,6 +83,7 @@ impl Ledger {
             folded: released.saturating_sub(written),
             // A row may be in several windows, and UNNEST gives several rows for a record.
             expanded: written.saturating_sub(released) + (late + held).saturating_sub(decoded),
+            emitted,
             gaps,
             rewound: 0,
         }
@@ -86,13 +94,19 @@ impl Ledger {
         self.held.saturating_sub(self.released)
     }
 
+    /// Rows that went to the sink.
+    pub fn output_rows(&self) -> u64 {
+        self.written + self.emitted
+    }
+
     /// The equation in words; without the terms that only state has, for queries that have none.
     pub fn equation(&self) -> String {
-        let Self { consumed, written, filtered, bad, expanded, late, held, released, folded, .. } = self;
+        let Self { consumed, written, filtered, bad, expanded, late, held, released, folded, emitted, .. } = self;
+        let emitted = if *emitted > 0 { format!("; {emitted} rows of groups emitted") } else { String::new() };
         if late + held + released + folded > 0 {
             return format!(
                 "consumed {consumed} + expanded {expanded} + released {released} = written {written} + folded {folded} + \
-                 filtered {filtered} + late {late} + bad {bad} + held {held}; {} in state",
+                 filtered {filtered} + late {late} + bad {bad} + held {held}; {} in state{emitted}",
                 self.in_state()
             );
         }
@@ -118,6 +132,7 @@ impl AddAssign for Ledger {
         self.held += other.held;
         self.released += other.released;
         self.folded += other.folded;
+        self.emitted += other.emitted;
         self.gaps += other.gaps;
         self.rewound += other.rewound;
     }
@@ -134,15 +149,19 @@ mod tests {
             assert!(ledger.balances(), "{ledger:?}");
         }
         for (late, held, released, written) in [(1, 7, 0, 0), (0, 10, 4, 1), (0, 0, 9, 20), (2, 12, 0, 0)] {
-            let ledger = Ledger::of_stateful(10, 0, 1, StateCounts { late, held, released }, written);
+            let ledger = Ledger::of_stateful(10, 0, 1, StateCounts { late, held, released, again: false }, written);
             assert!(ledger.balances(), "{ledger:?}");
         }
+        let again = StateCounts { late: 1, held: 7, released: 3, again: true };
+        let ledger = Ledger::of_stateful(10, 0, 1, again, 100);
+        assert!(ledger.balances(), "{ledger:?}");
+        assert_eq!((ledger.written, ledger.emitted, ledger.folded, ledger.output_rows()), (0, 100, 3, 100));
         assert_eq!(
             Ledger::of_batch(10, 0, 1, 12).equation(),
             "consumed 10 + expanded 3 = written 12 + filtered 0 + bad 1"
         );
         assert_eq!(
-            Ledger::of_stateful(4, 0, 0, StateCounts { late: 0, held: 4, released: 4 }, 5).equation(),
+            Ledger::of_stateful(4, 0, 0, StateCounts { held: 4, released: 4, ..StateCounts::default() }, 5).equation(),
             "consumed 4 + expanded 1 + released 4 = written 5 + folded 0 + filtered 0 + late 0 + bad 0 + held 4; 0 in state"
         );
         assert!(!Ledger { consumed: 1, ..Ledger::default() }.balances());

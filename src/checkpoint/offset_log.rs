@@ -15,7 +15,7 @@ pub struct OffsetEntry {
     pub watermark_ms: i64,
     /// What `now()` says in this batch, however often it is run.
     pub timestamp_ms: i64,
-    /// Spark's configuration map, and our two keys.
+    /// Spark's configuration map, and our keys.
     pub conf: Map<String, Value>,
     /// Where the batch ends, one line per source.
     pub ends: Vec<Offsets>,
@@ -23,6 +23,9 @@ pub struct OffsetEntry {
 
 /// Where the batch starts: mostly where the one before it ends, but not after records were lost.
 const START: &str = "tidemill.start";
+
+/// `false`: the batch only takes records in, and writes no rows (`EMIT PERIODIC`).
+const EMITS: &str = "tidemill.emits";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -61,6 +64,20 @@ impl OffsetEntry {
     pub fn starting_at(mut self, start: &Offsets) -> Self {
         self.conf.insert(START.to_owned(), Value::from(start.to_string()));
         self
+    }
+
+    /// Notes whether the batch writes rows.
+    #[must_use]
+    pub fn emitting(mut self, emits: bool) -> Self {
+        if !emits {
+            self.conf.insert(EMITS.to_owned(), Value::from("false"));
+        }
+        self
+    }
+
+    /// Does the batch write rows?
+    pub fn emits(&self) -> bool {
+        self.conf.get(EMITS).and_then(Value::as_str) != Some("false")
     }
 
     /// Where the batch starts, if that is noted (Spark does not).

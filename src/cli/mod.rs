@@ -10,6 +10,7 @@ mod demo;
 mod explain;
 mod job;
 mod late;
+mod models;
 mod output_file;
 mod predict;
 mod produce;
@@ -35,8 +36,9 @@ enum Command {
     Produce(produce::ProduceArgs),
     Stream(stream::StreamArgs),
     Query(query::QueryArgs),
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     Predict(predict::PredictArgs),
+    Models(models::ModelsArgs),
     Verify(verify::VerifyArgs),
     State(state::StateArgs),
     Explain(explain::ExplainArgs),
@@ -60,8 +62,9 @@ pub fn main() -> ExitCode {
             Command::Produce(args) => produce::run(args).await,
             Command::Stream(args) => stream::run(args).await,
             Command::Query(args) => query::run(args).await,
-            Command::Train(args) => train::run(args).await,
+            Command::Train(args) => train::run(*args).await,
             Command::Predict(args) => predict::run(args).await,
+            Command::Models(args) => models::run(args),
             Command::Verify(args) => verify::run(args).await,
             Command::State(args) => state::run(args).await,
             Command::Explain(args) => explain::run(args).await,

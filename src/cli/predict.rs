@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::{Predictor, Registry, file::io_error},
+    model::{Predictor, Registry, file::io_error, horizon::over_input},
     sink::parquet::ROW_GROUP_ROWS_MAX,
 };
 
@@ -41,6 +41,9 @@ pub struct PredictArgs {
     /// Where models are kept
     #[arg(long, default_value = "models", value_name = "DIRECTORY")]
     models_dir: PathBuf,
+    /// Add prediction_low and prediction_high: the interval in which the target lies with this confidence
+    #[arg(long, value_name = "CONFIDENCE", num_args = 0..=1, default_missing_value = "0.95")]
+    interval: Option<f64>,
     /// Write a file, .csv or .parquet, instead of stdout
     #[arg(long, value_name = "FILE", conflicts_with = "format")]
     output: Option<PathBuf>,
@@ -69,8 +72,12 @@ pub async fn run(args: PredictArgs) -> Result<()> {
         args.overwrite.check(path)?;
     }
     let stored = Registry::new(args.models_dir).load(&args.model)?;
-    let stream = open_query(&args.source).await?.stream(None).await?;
-    let predictor = Predictor::new(&stored.model, &stream.schema())
+    let mut query = open_query(&args.source).await?;
+    if let Some(features) = &stored.model.query {
+        query = query.wrapped(|source| Ok(over_input(source, features)))?;
+    }
+    let stream = query.stream(None).await?;
+    let predictor = Predictor::new(&stored.model, &stream.schema(), args.interval)
         .map_err(|error| error.context(format!("the model {}@{}", stored.model.name, stored.revision)))?;
     if let Some(path) = args.output {
         let file = args.overwrite.create(&path)?;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    model::file::io_error,
+    model::{file::io_error, function::predict},
     query::{MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, Script, TABLE_ROWS_DEFAULT},
     session::SessionLimits,
 };
@@ -48,6 +48,9 @@ pub struct QueryArgs {
     /// Memory for sorts, joins and aggregates, e.g. 512MB; beyond it they spill to the temporary directory
     #[arg(long, value_name = "SIZE", value_parser = bytes, default_value_t = MEMORY_BYTES_DEFAULT)]
     memory_limit: usize,
+    /// Where the models of predict('NAME', ...) are kept
+    #[arg(long, default_value = "models", value_name = "DIRECTORY")]
+    models_dir: PathBuf,
     /// The most rows that a table shows; 0 shows all
     #[arg(long, value_name = "N", default_value_t = TABLE_ROWS_DEFAULT)]
     max_rows: usize,
@@ -76,6 +79,7 @@ pub async fn run(args: QueryArgs) -> Result<()> {
     let jobs = args.job.iter().map(|path| read_job(path, &args.variables)).collect::<Result<_>>()?;
     let partitions = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let session = QuerySession::new(jobs, SessionLimits { memory_bytes: args.memory_limit, partitions })?;
+    session.context().register_udf(predict(&args.models_dir));
     let stdout = Stdout::default();
     let outcome = match script(&args)? {
         Some(script) => run_script(&session, &script, &args, &stdout).await,

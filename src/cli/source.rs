@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    model::lookahead::look_ahead,
     query::{MEMORY_BYTES_DEFAULT, QuerySession, Script},
-    session::SessionLimits,
+    session::{SessionLimits, plan_sql},
 };
 
 /// What to read.
@@ -41,21 +42,38 @@ pub struct Query {
 }
 
 impl Query {
+    /// The same rows, seen through another query.
+    ///
+    /// # Errors
+    /// Those of `around`.
+    pub fn wrapped(self, around: impl FnOnce(&str) -> Result<String>) -> Result<Self> {
+        Ok(Self { sql: around(&self.sql)?, session: self.session })
+    }
+
+    /// Which of its columns are made of later rows, and by what.
+    ///
+    /// # Errors
+    /// The query's.
+    pub async fn looking_ahead(&self) -> Result<Vec<(String, String)>> {
+        let plan = plan_sql(&self.session.context().state(), &self.sql).await?;
+        let names = plan.schema().fields().iter().map(|field| field.name().clone());
+        Ok(names.zip(look_ahead(&plan)).filter_map(|(name, by)| by.map(|by| (name, by))).collect())
+    }
+
     /// Runs the query, in one partition, so that rows come in the order of the files or of ORDER BY. With `needed`
     /// only these columns are read, if they are all there.
     ///
     /// # Errors
     /// The query's.
-    pub async fn stream(&self, needed: Option<&[String]>) -> Result<SendableRecordBatchStream> {
+    pub async fn stream(&self, needed: Option<Vec<String>>) -> Result<SendableRecordBatchStream> {
         let rows = self.session.select(&self.sql).await?;
         let schema = rows.schema();
         let once = |name: &&String| schema.fields().iter().filter(|field| field.name() == *name).count() == 1;
         let Some(needed) = needed.filter(|needed| !needed.is_empty() && needed.iter().all(|name| once(&name))) else {
             return Ok(rows.into_stream());
         };
-        let columns: Vec<String> = needed.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
-        let narrow = format!("SELECT {} FROM ({})", columns.join(", "), self.sql);
-        Ok(self.session.select(&narrow).await?.into_stream())
+        let columns: Vec<&str> = needed.iter().map(String::as_str).collect();
+        Ok(self.session.select_columns(&self.sql, &columns).await?.into_stream())
     }
 }
 

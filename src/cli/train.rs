@@ -8,10 +8,19 @@ use std::{
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::source::{SourceArgs, open_query};
+use super::source::{Query, SourceArgs, open_query};
 use crate::{
     error::{Error, Result},
-    model::{Registry, TrainOptions, report, train},
+    model::{
+        Evaluate, Registry, TrainOptions,
+        columns::{Category, HandleInvalid},
+        dataset::Roles,
+        fit::Objective,
+        horizon::{Horizon, SEASONAL, Season, Shape, default_tolerance_us, over_input},
+        penalty::Penalty,
+        plot, report, train,
+        weighting::{HalfLife, duration_us},
+    },
 };
 
 /// Fit a linear regression to a query and save the model
@@ -25,12 +34,24 @@ pub struct TrainArgs {
     /// The columns to predict it from, with commas between; '' fits the mean alone
     #[arg(long, value_name = "COLUMNS")]
     features: String,
-    /// The seed of the random split
-    #[arg(long, default_value_t = 42)]
-    seed: u64,
-    /// The share of rows that is held back to test on
-    #[arg(long, default_value_t = 0.2)]
-    test_fraction: f64,
+    /// SQL that makes the features of the source, which it calls `input`; saved with the model, and applied by `predict`
+    #[arg(long, value_name = "SELECT")]
+    query: Option<String>,
+    /// A feature of words and its values: 'symbol=BTCUSDT|ETHUSDT'; the others are compared with the first
+    #[arg(long, value_name = "COLUMN=VALUE|VALUE")]
+    categorical: Vec<String>,
+    /// What to do with another value of such a feature: stop, or leave the row out
+    #[arg(long, value_enum, default_value_t = Invalid::Error)]
+    handle_invalid: Invalid,
+    /// Units to keep with the model: 'buy_price=USD,volume=BTC'
+    #[arg(long, value_name = "COLUMN=UNIT,...", default_value = "", hide_default_value = true)]
+    units: String,
+    #[command(flatten)]
+    weighting: WeightingArgs,
+    #[command(flatten)]
+    objective: ObjectiveArgs,
+    #[command(flatten)]
+    evaluation: EvaluationArgs,
     /// The model's name; the target's, if not given
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -40,6 +61,9 @@ pub struct TrainArgs {
     /// Print a report, the predictions alone (csv), or everything for programs (json)
     #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
     format: ReportFormat,
+    /// Draw predicted against actual, the residuals and the coefficients
+    #[arg(long, value_name = "FILE.svg")]
+    report: Option<PathBuf>,
     /// Leave out constant and collinear features instead of refusing them
     #[arg(long)]
     drop_redundant: bool,
@@ -51,6 +75,84 @@ pub struct TrainArgs {
     show: usize,
 }
 
+/// How much each row counts.
+#[derive(Debug, Args)]
+struct WeightingArgs {
+    /// The column of observation weights: a row of weight 2 counts as two rows
+    #[arg(long, value_name = "COLUMN", help_heading = "Fit")]
+    weight: Option<String>,
+    /// A row this much older than the newest counts half: '1d', by --time; or '1000 rows'
+    #[arg(long, value_name = "DURATION|ROWS", help_heading = "Fit")]
+    half_life: Option<String>,
+}
+
+/// What is minimised; the names are Spark MLlib's.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Fit")]
+struct ObjectiveArgs {
+    /// How strongly large coefficients are held down (Spark's regParam)
+    #[arg(long, default_value_t = 0.0, value_name = "NUMBER")]
+    reg_param: f64,
+    /// 0 is ridge, 1 is lasso, between them elastic net (Spark's elasticNetParam)
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    elastic_net_param: f64,
+    /// Whether each feature is held down in units of its own deviation (Spark's standardization)
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    standardization: bool,
+    /// Whether there is an intercept (Spark's fitIntercept)
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    fit_intercept: bool,
+    /// The confidence of the intervals
+    #[arg(long, default_value_t = 0.95, value_name = "SHARE")]
+    confidence: f64,
+}
+
+/// On which rows the model is tested, and against what.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Evaluation")]
+struct EvaluationArgs {
+    /// How rows are held back; by default chronological with --time, else random
+    #[arg(long, value_enum)]
+    evaluate: Option<EvaluateKind>,
+    /// The seed of the random split; 42, if not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The share of rows that is held back to test on; 0.2, if not given
+    #[arg(long)]
+    test_fraction: Option<f64>,
+    /// How many stretches a walk-forward evaluation predicts, each by a model of all rows before it; 5, if not given
+    #[arg(long)]
+    folds: Option<usize>,
+    /// The column of times: rows are put in its order
+    #[arg(long, value_name = "COLUMN")]
+    time: Option<String>,
+    /// Predict the target this much later: '5m'
+    #[arg(long, value_name = "DURATION", requires = "time")]
+    horizon: Option<String>,
+    /// How much later than asked for a value may be; a tenth of the horizon or season, if not given
+    #[arg(long, value_name = "DURATION")]
+    tolerance: Option<String>,
+    /// Also compare with the value one season before: '24h', or '288 rows'
+    #[arg(long, value_name = "DURATION|ROWS")]
+    season: Option<String>,
+    /// Columns that tell series apart, each with a past and a future of its own
+    #[arg(long, value_name = "COLUMNS", default_value = "", hide_default_value = true)]
+    partition_by: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Invalid {
+    Error,
+    Skip,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EvaluateKind {
+    Random,
+    Chronological,
+    WalkForward,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ReportFormat {
     Table,
@@ -60,27 +162,28 @@ enum ReportFormat {
 
 /// Trains, saves and reports. Warnings go to stderr, whatever the format.
 pub async fn run(args: TrainArgs) -> Result<()> {
-    let query = open_query(&args.source).await?;
-    let options = TrainOptions {
-        name: args.model.unwrap_or_else(|| args.target.clone()),
-        source: args.source.source.clone(),
-        target: args.target,
-        features: split_names(&args.features)?,
-        seed: args.seed,
-        test_fraction: args.test_fraction,
-        drop_redundant: args.drop_redundant,
-        strict: args.strict,
-        rows_shown: args.show,
-    };
-    let needed: Vec<String> = options.features.iter().chain([&options.target]).cloned().collect();
+    if let Some(path) = &args.report {
+        plot::check_path(path)?;
+    }
+    let mut query = open_query(&args.source).await?;
+    if let Some(features) = &args.query {
+        query = query.wrapped(|source| Ok(over_input(source, features)))?;
+    }
+    let shape = args.evaluation.shape(&args.target)?;
+    let mut options = options(&args, &shape)?;
+    options.looking_ahead = query.looking_ahead().await?;
+    let query: Query = query.wrapped(|sql| shape.around(sql))?;
     let spinner = spinner()?;
-    let training = train(&options, || query.stream(Some(&needed)), &|rows| spinner.inc(rows)).await;
+    let training = train(&options, |needed| query.stream(Some(needed)), &|rows| spinner.inc(rows)).await;
     spinner.finish_and_clear();
     let training = training?;
     for warning in &training.warnings {
         eprintln!("warning: {warning}");
     }
     let stored = Registry::new(args.models_dir).save(training.model.clone())?;
+    if let Some(path) = &args.report {
+        plot::write(path, &stored, &training.drawn)?;
+    }
     let text = match args.format {
         ReportFormat::Table => report::text(&training, &stored)?.into_bytes(),
         ReportFormat::Json => report::json(&training, &stored)?.into_bytes(),
@@ -95,15 +198,111 @@ pub async fn run(args: TrainArgs) -> Result<()> {
     Ok(())
 }
 
-fn split_names(text: &str) -> Result<Vec<String>> {
+/// The arguments in the library's terms.
+fn options(args: &TrainArgs, shape: &Shape) -> Result<TrainOptions> {
+    let target = shape.horizon.as_ref().map_or_else(|| args.target.clone(), Horizon::target);
+    let half_life = args.weighting.half_life.as_deref().map(HalfLife::parse).transpose()?;
+    let ObjectiveArgs { reg_param, elastic_net_param, standardization, fit_intercept, confidence } = args.objective;
+    Ok(TrainOptions {
+        name: args.model.clone().unwrap_or_else(|| target.clone()),
+        source: args.source.source.clone(),
+        query: args.query.clone(),
+        roles: Roles {
+            target,
+            features: split_names(&args.features, "--features")?,
+            categories: args.categorical.iter().map(|text| Category::parse(text)).collect::<Result<_>>()?,
+            handle_invalid: match args.handle_invalid {
+                Invalid::Error => HandleInvalid::Error,
+                Invalid::Skip => HandleInvalid::Skip,
+            },
+            units: units(&args.units)?,
+            weight: args.weighting.weight.clone(),
+            time: args.evaluation.time.clone(),
+            last_value: shape.horizon.as_ref().map(|horizon| horizon.column.clone()),
+            seasonal: shape.season.map(|_| SEASONAL.to_owned()),
+        },
+        horizon: shape.horizon.clone(),
+        objective: Objective { fit_intercept, penalty: Penalty { reg_param, elastic_net_param, standardization } },
+        half_life,
+        evaluate: args.evaluation.evaluate()?,
+        confidence,
+        looking_ahead: Vec::new(),
+        drop_redundant: args.drop_redundant,
+        strict: args.strict,
+        rows_shown: args.show,
+    })
+}
+
+impl EvaluationArgs {
+    fn evaluate(&self) -> Result<Evaluate> {
+        let by_default = if self.time.is_some() { EvaluateKind::Chronological } else { EvaluateKind::Random };
+        let kind = self.evaluate.unwrap_or(by_default);
+        let stray = match kind {
+            EvaluateKind::Random => self.folds.map(|_| "--folds"),
+            EvaluateKind::Chronological => self.seed.map(|_| "--seed").or(self.folds.map(|_| "--folds")),
+            EvaluateKind::WalkForward => self.seed.map(|_| "--seed").or(self.test_fraction.map(|_| "--test-fraction")),
+        };
+        if let Some(option) = stray {
+            let kind = kind.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+            return Err(Error::invalid(format!("{option} says nothing about a {kind} evaluation"))
+                .help("leave it out, or choose another with --evaluate"));
+        }
+        let looks_up = self.horizon.is_some() || self.season.is_some();
+        if !looks_up && (self.tolerance.is_some() || !self.partition_by.is_empty()) {
+            return Err(Error::invalid("--tolerance and --partition-by belong to --horizon and --season")
+                .help("leave them out, or add one of these"));
+        }
+        let (seed, test_fraction) = (self.seed.unwrap_or(42), self.test_fraction.unwrap_or(0.2));
+        Ok(match kind {
+            EvaluateKind::Random => Evaluate::Random { seed, test_fraction },
+            EvaluateKind::Chronological => Evaluate::Chronological { test_fraction },
+            EvaluateKind::WalkForward => Evaluate::WalkForward { folds: self.folds.unwrap_or(5) },
+        })
+    }
+
+    /// What is added to the query of this target.
+    fn shape(&self, target: &str) -> Result<Shape> {
+        let duration = |text: &Option<String>, option: &str| {
+            let parsed = text.as_deref().map(|text| duration_us(text).map_err(|error| error.context(option)));
+            parsed.transpose()
+        };
+        let tolerance_us = duration(&self.tolerance, "--tolerance")?;
+        let partition_by = split_names(&self.partition_by, "--partition-by")?;
+        let horizon = duration(&self.horizon, "--horizon")?.zip(self.time.clone());
+        Ok(Shape {
+            time: self.time.clone(),
+            column: target.to_owned(),
+            horizon: horizon.map(|(ahead_us, time)| Horizon {
+                column: target.to_owned(),
+                time,
+                ahead_us,
+                tolerance_us: tolerance_us.unwrap_or_else(|| default_tolerance_us(ahead_us)),
+                partition_by: partition_by.clone(),
+            }),
+            season: self.season.as_deref().map(Season::parse).transpose()?,
+            tolerance_us,
+            partition_by,
+        })
+    }
+}
+
+fn split_names(text: &str, option: &str) -> Result<Vec<String>> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
     let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
     if names.iter().any(String::is_empty) {
-        return Err(Error::invalid(format!("'{text}' in --features has an empty name")));
+        return Err(Error::invalid(format!("'{text}' in {option} has an empty name")));
     }
     Ok(names)
+}
+
+fn units(text: &str) -> Result<Vec<(String, String)>> {
+    let unit = |text: String| match text.split_once('=') {
+        Some((column, unit)) if !unit.trim().is_empty() => Ok((column.trim().to_owned(), unit.trim().to_owned())),
+        _ => Err(Error::invalid(format!("'{text}' in --units is not COLUMN=UNIT")).help("buy_price=USD")),
+    };
+    split_names(text, "--units")?.into_iter().map(unit).collect()
 }
 
 /// Rows so far and per second; nothing where stderr is no terminal.

@@ -17,7 +17,7 @@ use crate::{
     checkpoint::Ledger,
     clock::{self, Stopwatch},
     error::{Error, ErrorKind, Result},
-    model::{Registry, TrainOptions, report, train},
+    model::{Evaluate, Registry, TrainOptions, dataset::Roles, report, train},
     query::{MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, TABLE_ROWS_DEFAULT},
     session::SessionLimits,
     verify::Verdict,
@@ -176,18 +176,23 @@ async fn model(session: &QuerySession, files: &str, directory: &Path) -> Result<
     let options = TrainOptions {
         name: "demo".to_owned(),
         source: sql.clone(),
-        target: "sell_after".to_owned(),
-        features: ["sell_before", "buy_before", "volume_before", "volatility_before"].map(str::to_owned).to_vec(),
-        seed: 42,
-        test_fraction: 0.2,
+        roles: Roles {
+            target: "sell_after".to_owned(),
+            features: ["sell_before", "buy_before", "volume_before", "volatility_before"].map(str::to_owned).to_vec(),
+            last_value: Some("sell_before".to_owned()),
+            ..Roles::default()
+        },
+        evaluate: Evaluate::Chronological { test_fraction: 0.2 },
         drop_redundant: true,
-        strict: false,
         rows_shown: 5,
+        ..TrainOptions::default()
     };
-    let run = || async { Ok(session.select(&sql).await?.into_stream()) };
+    let run = |_| async { Ok(session.select(&sql).await?.into_stream()) };
     let training = train(&options, run, &|_| {}).await?;
     let stored = Registry::new(directory.join("models")).save(training.model)?;
-    println!("\nmodel   the next sell_price from the tick before, fitted on 80 % of the rows, tested on the rest");
+    println!(
+        "\nmodel   the next sell_price from the tick before, fitted on the first 80 % of the rows, tested on the rest"
+    );
     print!("{}", report::summary(&stored));
     println!(
         "        A random walk cannot be foretold: a model that is about as good as the last value is the truth here."

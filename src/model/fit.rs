@@ -4,7 +4,7 @@ use linfa::{dataset::DatasetBase, traits::Fit as _};
 use linfa_linear::LinearRegression;
 use ndarray::{Array1, Array2};
 
-use super::qr::QrFactor;
+use super::{penalty::Penalty, qr::QrFactor};
 use crate::error::{Error, Result};
 
 /// |corr(feature, target)| beyond 1 - 1e-9 is a copy. Here as the part of the target's deviation that the feature
@@ -18,9 +18,31 @@ pub const VARIANCE_INFLATION_MAX: f64 = 1e12;
 /// How many columns the description of a combination names.
 const TERMS_MAX: usize = 4;
 
+/// What is minimised.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Objective {
+    /// Without an intercept the line goes through the origin.
+    pub fit_intercept: bool,
+    pub penalty: Penalty,
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self { fit_intercept: true, penalty: Penalty::default() }
+    }
+}
+
+impl Objective {
+    /// How many numbers are fitted to `features` features.
+    pub fn coefficients(self, features: usize) -> usize {
+        features + usize::from(self.fit_intercept)
+    }
+}
+
 /// A fitted line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
+    /// 0 without one.
     pub intercept: f64,
     /// One per feature.
     pub coefficients: Vec<f64>,
@@ -70,26 +92,46 @@ pub struct Copy {
     pub offset: f64,
 }
 
-/// Solves for the coefficients. The factor must have passed `redundant` with nothing found and have as many rows as
-/// coefficients at least.
+/// Solves for the coefficients. Unless there is a penalty, the factor must have passed `redundant` with nothing found
+/// and have as many rows as coefficients at least.
 ///
 /// # Errors
-/// `Internal` if linfa refuses the triangle.
-pub fn solve(factor: &QrFactor) -> Result<Fit> {
-    let columns = factor.columns();
-    let target = columns - 1;
+/// `Internal` if linfa refuses the triangle; `Invalid` if a penalised fit does not settle.
+pub fn solve(factor: &QrFactor, objective: Objective) -> Result<Fit> {
+    let features = factor.columns() - 2;
+    let triangle = factor.triangle(objective.fit_intercept);
+    if objective.penalty.is_on() {
+        let triangle = if objective.fit_intercept { triangle.below_first() } else { triangle };
+        let coefficients = objective.penalty.coefficients(factor, &triangle)?;
+        let explained: f64 = coefficients.iter().zip(1..).map(|(value, j)| value * factor.mean(j)).sum();
+        let intercept = if objective.fit_intercept { factor.mean(features + 1) - explained } else { 0.0 };
+        return Ok(Fit { intercept, coefficients });
+    }
     // Least squares on the triangle is least squares on the rows, for Q changes no length. The ones are its first
     // column, so linfa must not add its own.
-    let x = Array2::from_shape_fn((columns, target), |(i, j)| factor.entry(i, j));
-    let y = Array1::from_shape_fn(columns, |i| factor.entry(i, target));
+    let size = triangle.columns();
+    let x = Array2::from_shape_fn((size, size - 1), |(i, j)| triangle.entry(i, j));
+    let y = Array1::from_shape_fn(size, |i| triangle.entry(i, size - 1));
+    let mut numbers = least_squares(x, y)?.into_iter();
+    let intercept = if objective.fit_intercept { numbers.next().unwrap_or(f64::NAN) } else { 0.0 };
+    Ok(Fit { intercept, coefficients: numbers.collect() })
+}
+
+/// linfa's least squares without an intercept of its own; `x` has full rank.
+///
+/// # Errors
+/// `Internal` if it refuses, or its solution is not finite.
+pub(super) fn least_squares(x: Array2<f64>, y: Array1<f64>) -> Result<Vec<f64>> {
+    if x.ncols() == 0 {
+        return Ok(Vec::new());
+    }
     let fitted = LinearRegression::new()
         .with_intercept(false)
         .fit(&DatasetBase::new(x, y))
         .map_err(|error| Error::internal("linfa cannot solve the regression").source_error(error.to_string()))?;
-    let mut numbers = fitted.params().iter().copied();
-    let fit = Fit { intercept: numbers.next().unwrap_or(f64::NAN), coefficients: numbers.collect() };
-    if fit.intercept.is_finite() && fit.coefficients.iter().all(|number| number.is_finite()) {
-        return Ok(fit);
+    let numbers = fitted.params().to_vec();
+    if numbers.iter().all(|number| number.is_finite()) {
+        return Ok(numbers);
     }
     Err(Error::internal("linfa's solution of the regression is not finite"))
 }
@@ -106,25 +148,49 @@ pub fn is_constant(factor: &QrFactor, j: usize) -> bool {
 }
 
 /// The features that are constant or an exact combination of features before them, in order. The first of a group
-/// stays, the later ones are redundant.
-pub fn redundant(factor: &QrFactor) -> Vec<Redundant> {
-    let (constant, mut kept): (Vec<usize>, Vec<usize>) =
-        (1..factor.columns() - 1).partition(|j| is_constant(factor, *j));
+/// stays, the later ones are redundant. Without an intercept a constant is redundant only if it is 0 or follows another.
+pub fn redundant(factor: &QrFactor, fit_intercept: bool) -> Vec<Redundant> {
+    let silent = |j: &usize| if fit_intercept { is_constant(factor, *j) } else { factor.norm(*j) == 0.0 };
+    let (constant, mut kept): (Vec<usize>, Vec<usize>) = (1..factor.columns() - 1).partition(silent);
     let constant = constant.into_iter().map(|j| (j, Redundancy::Constant(factor.mean(j))));
     let mut found: Vec<(usize, Redundancy)> = constant.collect();
     // A redundant column is left out before the next ones are looked at, for the direction that rounding gives it is
     // noise, and would explain a bit of them.
     let mut current = factor.select(&kept);
     let mut first = 1;
-    while let Some((place, why)) =
-        (first..current.columns()).find_map(|j| combination(&current, j, &kept, tolerance(factor)).map(|why| (j, why)))
-    {
+    while let Some((place, why)) = (first..current.columns()).find_map(|j| {
+        let tolerance = tolerance(factor);
+        let why = if fit_intercept {
+            combination(&current, j, &kept, tolerance)
+        } else {
+            multiple(&current, j, &kept, tolerance)
+        };
+        why.map(|why| (j, why))
+    }) {
         found.push((kept.remove(place - 1), why));
         current = factor.select(&kept);
         first = place;
     }
     found.sort_by_key(|(j, _)| *j);
     found.into_iter().map(|(j, why)| Redundant { feature: j - 1, why }).collect()
+}
+
+/// As `combination`, through the origin.
+fn multiple(factor: &QrFactor, j: usize, columns: &[usize], tolerance: f64) -> Option<Redundancy> {
+    let triangle = factor.triangle(false);
+    // The triangle has no ones: its column j - 1 is the factor's column j.
+    let (last, mut multiples) = (j - 1, vec![0.0; j - 1]);
+    for i in (0..last).rev() {
+        let known: f64 = (i + 1..last).map(|k| triangle.entry(i, k) * multiples[k]).sum();
+        multiples[i] = (triangle.entry(i, last) - known) / triangle.entry(i, i);
+    }
+    let size = triangle.norm(last) + (0..last).map(|k| multiples[k].abs() * triangle.norm(k)).sum::<f64>();
+    if last == 0 || triangle.entry(last, last).abs() > tolerance * size {
+        return None;
+    }
+    let counts = |k: &usize| multiples[*k].abs() * triangle.norm(*k) > 1e-8 * triangle.norm(last);
+    let terms = (0..last).filter(counts).map(|k| (columns[k] - 1, multiples[k])).collect();
+    Some(Redundancy::Combination { terms, offset: 0.0 })
 }
 
 /// How column `j` is made from those before it, if it is. `columns[k - 1]` is column k's place in the whole factor.
@@ -160,14 +226,17 @@ fn back_substitute(factor: &QrFactor, column: usize) -> Vec<f64> {
 
 /// The features of which the target is an affine copy. A model with one of them is no prediction: the answer stands
 /// among the questions. Fewer than three rows say nothing: a line goes through any two.
-pub fn copies_of_target(factor: &QrFactor) -> Vec<Copy> {
+///
+/// `spread` is the length of what a prediction has to explain: the target's about its mean or, where that is less, its
+/// changes since its last known value. Beside a slow series its own past looks like a copy, and is none.
+pub fn copies_of_target(factor: &QrFactor, spread: f64) -> Vec<Copy> {
     if factor.rows() < 3 {
         return Vec::new();
     }
     let target = factor.columns() - 1;
     let copy = |j: usize| {
         let pair = factor.select(&[j, target]);
-        if is_constant(factor, j) || pair.entry(2, 2) > COPY_REST_MAX * pair.centred_norm(2) {
+        if is_constant(factor, j) || pair.entry(2, 2) > COPY_REST_MAX * pair.centred_norm(2).min(spread) {
             return None;
         }
         let slope = pair.entry(1, 2) / pair.entry(1, 1);
@@ -178,24 +247,12 @@ pub fn copies_of_target(factor: &QrFactor) -> Vec<Copy> {
 }
 
 /// For each feature the factor by which the others inflate its coefficient's variance: 1 / (1 - R2 of the feature on
-/// the others). The factor must have passed `redundant`.
-pub fn variance_inflation(factor: &QrFactor) -> Vec<f64> {
-    let features = factor.columns() - 2;
-    // Row i of the inverse of the centred triangle, whose squared length is the i-th diagonal entry of (X'X)^-1.
-    let mut inverse = vec![0.0; features * features];
-    for column in 1..=features {
-        for i in (1..=column).rev() {
-            let known: f64 =
-                (i + 1..=column).map(|k| factor.entry(i, k) * inverse[(k - 1) * features + column - 1]).sum();
-            let unit = if i == column { 1.0 } else { 0.0 };
-            inverse[(i - 1) * features + column - 1] = (unit - known) / factor.entry(i, i);
-        }
-    }
-    let inflation = |j: usize| {
-        let squares: f64 = inverse[(j - 1) * features..j * features].iter().map(|value| value * value).sum();
-        squares * factor.centred_norm(j).powi(2)
-    };
-    (1..=features).map(inflation).collect()
+/// the others), without an intercept by the R2 about 0. The factor must have passed `redundant`.
+pub fn variance_inflation(factor: &QrFactor, fit_intercept: bool) -> Vec<f64> {
+    let triangle = factor.triangle(fit_intercept);
+    let triangle = if fit_intercept { triangle.below_first() } else { triangle };
+    let squares = |row: &Vec<f64>| row.iter().map(|value| value * value).sum::<f64>();
+    triangle.inverse().iter().enumerate().map(|(j, row)| squares(row) * triangle.norm(j).powi(2)).collect()
 }
 
 /// `40000 * a - 3 * b + 20000`.
@@ -226,7 +283,8 @@ pub fn linear(terms: &[(f64, &str)], offset: f64) -> String {
 
 /// A number in at most six significant digits.
 pub(super) fn short(value: f64) -> String {
-    let rounded: f64 = format!("{value:.5e}").parse().unwrap_or(value);
+    // Zero has no sign for a reader.
+    let rounded = format!("{value:.5e}").parse().unwrap_or(value) + 0.0;
     if rounded != 0.0 && !(1e-4..1e15).contains(&rounded.abs()) { format!("{rounded:e}") } else { format!("{rounded}") }
 }
 

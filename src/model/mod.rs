@@ -2,34 +2,53 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `split` | which rows train and which test |
-//! | `dataset` | record batches to columns of `f64`, unusable rows counted |
+//! | `columns`, `dataset` | record batches to columns of `f64`: vocabularies, weights, times; unusable rows counted |
+//! | `split`, `plan` | which rows train and which test: at random, or in the order of time |
+//! | `horizon`, `lookahead` | targets that lie ahead, as SQL; features that do so too, found in the plan |
 //! | `qr` | the fixed-size, mergeable state of a regression |
-//! | `fit` | from that state to coefficients, and to what is wrong with the columns |
-//! | `score` | errors, and those of naive baselines on the same rows |
+//! | `weighting` | weights and exponential forgetting |
+//! | `fit`, `penalty` | from that state to coefficients, and to what is wrong with the columns |
+//! | `statistics` | standard errors, tests, intervals |
+//! | `score`, `residual` | errors, and those of naive baselines on the same rows |
 //! | `warning` | leaks, missing skill, unreliable coefficients |
-//! | `train` | the two passes over the query |
+//! | `passes`, `train` | the passes over the query |
 //! | `artifact`, `registry` | a model as a file, and the directory of models |
-//! | `report` | what training found, as text and JSON |
+//! | `report`, `plot`, `compare` | what training found, as text, JSON and SVG; two models side by side |
 //! | `predict` | a model applied to record batches |
+//! | `aggregate`, `function` | `linreg_fit` and `predict` in SQL |
 //!
 //! Deliberately absent: the rows. Training keeps a triangle of numbers, whatever the size of the data.
 
+pub mod aggregate;
 pub mod artifact;
+pub mod columns;
+pub mod compare;
 pub mod dataset;
 mod exact;
 pub mod file;
 pub mod fit;
+pub mod function;
+pub mod horizon;
+pub mod lookahead;
+mod passes;
+pub mod penalty;
+pub mod plan;
+pub mod plot;
 pub mod predict;
 pub mod qr;
 pub mod registry;
 pub mod report;
+pub mod residual;
 pub mod score;
+mod shown;
 pub mod split;
+pub mod statistics;
 pub mod train;
 pub mod warning;
+pub mod weighting;
 
 pub use artifact::Model;
+pub use plan::Evaluate;
 pub use predict::Predictor;
 pub use registry::{Registry, Stored};
 pub use train::{TrainOptions, Training, train};

@@ -10,21 +10,141 @@ use arrow::{
 
 use super::{
     artifact::Model,
-    dataset::{place_of, to_f64},
+    columns::{Column, HandleInvalid, Term, place_of, places_in, to_f64, to_text, unknown_value},
+    statistics::Intervals,
 };
 use crate::error::{Error, Result};
 
 /// The column that is added.
 pub const PREDICTION: &str = "prediction";
 
+/// The bounds of the prediction interval, where it is asked for.
+pub const BOUNDS: [&str; 2] = ["prediction_low", "prediction_high"];
+
 /// Rows that one pass over the features takes: their predictions stay in the fastest cache.
 const CHUNK_ROWS: usize = 1024;
+
+/// A model's arithmetic, apart from names: features in, predictions out.
+#[derive(Debug, Clone)]
+pub struct Scorer {
+    intercept: f64,
+    coefficients: Vec<f64>,
+    features: Vec<Column>,
+    terms: Vec<Term>,
+    handle_invalid: HandleInvalid,
+    intervals: Option<Intervals>,
+}
+
+/// What a scorer says about rows: null where a feature is null or, if the model skips them, unknown.
+#[derive(Debug)]
+pub struct Predictions {
+    pub values: Float64Array,
+    /// The lower and the upper bounds, if asked for.
+    pub bounds: Option<[Float64Array; 2]>,
+}
+
+impl Scorer {
+    /// With `confidence`, also intervals in which a new target lies with that confidence.
+    ///
+    /// # Errors
+    /// `Invalid` if the model cannot give intervals.
+    pub fn new(model: &Model, confidence: Option<f64>) -> Result<Self> {
+        let intervals = match confidence {
+            None => None,
+            Some(confidence) => {
+                let intervals = Intervals::new(&model.factor, model.objective(), confidence)?;
+                Some(intervals.ok_or_else(|| {
+                    let why = if model.penalty.is_on() { "it is penalised" } else { "it has as many terms as rows" };
+                    Error::invalid(format!("the model '{}' has no prediction intervals: {why}", model.name))
+                        .help("train it without --reg-param, on more rows than features")
+                })?)
+            }
+        };
+        Ok(Self {
+            intercept: model.intercept,
+            coefficients: model.coefficients.clone(),
+            features: model.features.clone(),
+            terms: model.all_terms(),
+            handle_invalid: model.handle_invalid,
+            intervals,
+        })
+    }
+
+    /// Predicts `rows` rows of the model's features, in their order.
+    ///
+    /// # Errors
+    /// `Invalid` from Arrow's cast, and for a value outside a vocabulary if the model does not skip them.
+    pub fn score(&self, features: &[ArrayRef], rows: usize) -> Result<Predictions> {
+        let mut terms = Vec::with_capacity(self.terms.len());
+        let mut nulls = Vec::new();
+        for (place, (column, array)) in self.features.iter().zip(features).enumerate() {
+            let Some(vocabulary) = &column.vocabulary else {
+                let values = to_f64(array)?;
+                nulls.push(values.nulls().cloned());
+                terms.push(values);
+                continue;
+            };
+            let text = to_text(array)?;
+            let (places, unknown) = places_in(&text, vocabulary);
+            if let Some(unknown) = unknown
+                && self.handle_invalid == HandleInvalid::Error
+            {
+                return Err(unknown_value(&column.name, &unknown, vocabulary));
+            }
+            nulls.push(Some(places.iter().map(|place| *place != usize::MAX).collect::<NullBuffer>()));
+            let own = self.terms.iter().filter(|term| term.feature == place);
+            terms.extend(own.map(|term| term.indicator(&places, vocabulary)));
+        }
+        let nulls = NullBuffer::union_many(nulls.iter().map(Option::as_ref)).filter(|nulls| nulls.null_count() > 0);
+        let values: Vec<&[f64]> = terms.iter().map(|term| &term.values()[..]).collect();
+        let mut predictions = Vec::new();
+        predict_into(self.intercept, &self.coefficients, &values, rows, &mut predictions);
+        let bounds = self.intervals.as_ref().map(|intervals| {
+            let half = intervals.half_widths(&values, rows);
+            let bound = |sign: f64| {
+                let bound: Vec<f64> = predictions.iter().zip(&half).map(|(at, half)| at + sign * half).collect();
+                Float64Array::new(bound.into(), nulls.clone())
+            };
+            [bound(-1.0), bound(1.0)]
+        });
+        Ok(Predictions { values: Float64Array::new(predictions.into(), nulls), bounds })
+    }
+}
+
+/// Which of the model's features a schema does not have, or has otherwise: empty if it fits.
+pub fn differences(model: &Model, schema: &Schema) -> Vec<Error> {
+    let difference = |feature: &Column| -> Result<()> {
+        let name = &feature.name;
+        let place = place_of(schema, name, "a feature of the model")?;
+        let found = schema.field(place).data_type();
+        let is_text =
+            |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+        let same_text = feature.vocabulary.is_some() && is_text(&feature.data_type) && is_text(found);
+        if same_text || holds(&feature.data_type, found) {
+            return Ok(());
+        }
+        let wanted = &feature.data_type;
+        Err(Error::invalid(format!("the feature '{name}' is {found}, but the model was trained on {wanted}"))
+            .help(format!("cast it in the query: arrow_cast({name}, '{wanted}') AS {name}")))
+    };
+    model.features.iter().filter_map(|feature| difference(feature).err()).collect()
+}
+
+/// One error of all differences; the first one's help.
+fn refuse(mut differences: Vec<Error>) -> Result<()> {
+    let texts: Vec<String> = differences.iter().map(|error| error.message().to_owned()).collect();
+    match differences.len() {
+        0 => Ok(()),
+        1 => Err(differences.swap_remove(0)),
+        more => Err(Error::invalid(format!("{more} features differ from the model's: {}", texts.join("; ")))
+            .help("give the query the names and types that the model was trained on: `tidemill models show`")),
+    }
+}
 
 /// A model bound to the schema of a query.
 #[derive(Debug, Clone)]
 pub struct Predictor {
-    intercept: f64,
-    coefficients: Vec<f64>,
+    scorer: Scorer,
     places: Vec<usize>,
     schema: SchemaRef,
 }
@@ -32,34 +152,25 @@ pub struct Predictor {
 impl Predictor {
     /// Finds the model's features in `schema`. A feature must have the type that it had in training, or a narrower
     /// one: each of its values must be one that the recorded type holds exactly. Whether it may be null is no matter.
+    /// With `confidence` the bounds of the prediction interval are added too.
     ///
     /// # Errors
-    /// `Invalid` for a feature that is missing or of another type, naming both, and where there already is a column
-    /// `prediction`.
-    pub fn new(model: &Model, schema: &Schema) -> Result<Self> {
-        let mut places = Vec::with_capacity(model.features.len());
-        for feature in &model.features {
-            let name = &feature.name;
-            let place = place_of(schema, name, "a feature of the model")?;
-            let found = schema.field(place).data_type();
-            if !holds(&feature.data_type, found) {
-                let wanted = &feature.data_type;
-                return Err(Error::invalid(format!(
-                    "the feature '{name}' is {found}, but the model was trained on {wanted}"
-                ))
-                .help(format!("cast it in the query: arrow_cast({name}, '{wanted}') AS {name}")));
-            }
-            places.push(place);
-        }
-        if schema.column_with_name(PREDICTION).is_some() {
-            return Err(Error::invalid(format!("the query already has a column '{PREDICTION}'"))
+    /// `Invalid` for features that are missing or of another type, naming all of them, and where there already is a
+    /// column of an added name.
+    pub fn new(model: &Model, schema: &Schema, confidence: Option<f64>) -> Result<Self> {
+        refuse(differences(model, schema))?;
+        let place = |feature: &Column| place_of(schema, &feature.name, "a feature of the model");
+        let places: Vec<usize> = model.features.iter().map(place).collect::<Result<_>>()?;
+        let bounds: &[&str] = if confidence.is_some() { &BOUNDS } else { &[] };
+        let added: Vec<&str> = std::iter::once(PREDICTION).chain(bounds.iter().copied()).collect();
+        if let Some(name) = added.iter().find(|name| schema.column_with_name(name).is_some()) {
+            return Err(Error::invalid(format!("the query already has a column '{name}'"))
                 .help("leave it out, or give it another name with AS"));
         }
-        let added = Arc::new(Field::new(PREDICTION, DataType::Float64, true));
-        let fields: Vec<_> = schema.fields().iter().cloned().chain([added]).collect();
+        let added = added.iter().map(|name| Arc::new(Field::new(*name, DataType::Float64, true)));
+        let fields: Vec<_> = schema.fields().iter().cloned().chain(added).collect();
         Ok(Self {
-            intercept: model.intercept,
-            coefficients: model.coefficients.clone(),
+            scorer: Scorer::new(model, confidence)?,
             places,
             schema: Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())),
         })
@@ -73,16 +184,13 @@ impl Predictor {
     /// The batch with `prediction` added: null where a feature is null; NaN or infinite where a feature is.
     ///
     /// # Errors
-    /// `Invalid` from Arrow if the batch is not of the schema that was given.
+    /// `Invalid` from Arrow if the batch is not of the schema that was given; as `Scorer::score`.
     pub fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let features: Vec<Float64Array> =
-            self.places.iter().map(|place| to_f64(batch.column(*place))).collect::<Result<_>>()?;
-        let values: Vec<&[f64]> = features.iter().map(|feature| &feature.values()[..]).collect();
-        let mut predictions = Vec::new();
-        predict_into(self.intercept, &self.coefficients, &values, batch.num_rows(), &mut predictions);
-        let nulls = NullBuffer::union_many(features.iter().map(Array::nulls));
-        let prediction: ArrayRef = Arc::new(Float64Array::new(predictions.into(), nulls));
-        let columns = batch.columns().iter().cloned().chain([prediction]).collect();
+        let features: Vec<ArrayRef> = self.places.iter().map(|place| Arc::clone(batch.column(*place))).collect();
+        let Predictions { values, bounds } = self.scorer.score(&features, batch.num_rows())?;
+        let added = std::iter::once(values).chain(bounds.into_iter().flatten());
+        let added = added.map(|column| Arc::new(column) as ArrayRef);
+        let columns = batch.columns().iter().cloned().chain(added).collect();
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 }

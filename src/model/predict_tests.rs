@@ -15,7 +15,7 @@ fn batch(price: ArrayRef, volume: ArrayRef) -> RecordBatch {
 
 /// The test model: 1.5 + 2 price - 0.25 volume, on Float64 and Int64.
 fn predict(batch: &RecordBatch) -> Vec<Option<f64>> {
-    let predictor = Predictor::new(&model(), &batch.schema()).unwrap();
+    let predictor = Predictor::new(&model(), &batch.schema(), None).unwrap();
     let predicted = predictor.apply(batch).unwrap();
     assert_eq!(predicted.schema().as_ref(), predictor.schema().as_ref());
     predicted.column(2).as_primitive::<Float64Type>().iter().collect()
@@ -30,7 +30,7 @@ fn adds_a_column_null_where_a_feature_is() {
 
 #[test]
 fn refuses_a_schema_that_differs() {
-    let error = |fields: Vec<Field>| Predictor::new(&model(), &Schema::new(fields)).unwrap_err().to_string();
+    let error = |fields: Vec<Field>| Predictor::new(&model(), &Schema::new(fields), None).unwrap_err().to_string();
     let price = || Field::new("price", DataType::Float64, true);
     let volume = |data_type| Field::new("volume", data_type, true);
     assert!(error(vec![price(), Field::new("volum", DataType::Int64, true)]).contains("did you mean 'volum'?"));
@@ -38,6 +38,11 @@ fn refuses_a_schema_that_differs() {
     assert!(text.contains("'volume' is Float64, but the model was trained on Int64"), "{text}");
     assert!(text.contains("arrow_cast(volume, 'Int64')"), "{text}");
     assert!(error(vec![price(), volume(DataType::Utf8)]).contains("'volume' is Utf8"));
+    let text = error(vec![Field::new("price", DataType::Utf8, true)]);
+    assert!(
+        text.contains("2 features differ") && text.contains("'price' is Utf8") && text.contains("no column 'volume'"),
+        "{text}"
+    );
     let taken = vec![price(), volume(DataType::Int64), Field::new("prediction", DataType::Utf8, true)];
     assert!(error(taken).contains("already has a column 'prediction'"));
 }

@@ -10,6 +10,9 @@
 //!
 //! The column of ones comes first. So the rows of R below the first are the factor of the *centred* columns, and
 //! means, variances and correlations can be read off.
+//!
+//! A row of weight w is reduced as sqrt(w) times itself, ones included: means and variances are then weighted ones.
+//! Forgetting scales the whole triangle, so its cost does not depend on how much there is to forget.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +34,9 @@ pub struct QrFactor {
     rows: u64,
     /// How many columns, the ones and the target included.
     columns: usize,
+    /// The sum of the squared weights, for `effective_rows`; 0 in a file of version 1, which knew no weights.
+    #[serde(default, deserialize_with = "super::exact::one")]
+    weight_squares: f64,
     /// The upper triangle, column after column: entry (i, j) with i <= j stands at j (j + 1) / 2 + i.
     #[serde(deserialize_with = "super::exact::many")]
     triangle: Vec<f64>,
@@ -39,7 +45,61 @@ pub struct QrFactor {
 impl QrFactor {
     /// Of no rows. `columns` counts the ones and the target: p features make p + 2.
     pub fn empty(columns: usize) -> Self {
-        Self { rows: 0, columns, triangle: vec![0.0; columns * (columns + 1) / 2] }
+        Self { rows: 0, columns, weight_squares: 0.0, triangle: vec![0.0; columns * (columns + 1) / 2] }
+    }
+
+    /// From its numbers, as `to_numbers` gave them.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are no factor.
+    pub fn from_numbers(columns: usize, numbers: &[f64]) -> Result<Self> {
+        let Some((&[rows, weight_squares], triangle)) = numbers.split_first_chunk::<2>() else {
+            return Err(Error::corrupt("a QR factor has at least two numbers"));
+        };
+        let factor = Self { rows: rows as u64, columns, weight_squares, triangle: triangle.to_vec() };
+        if factor.triangle.len() == columns * (columns + 1) / 2 {
+            return Ok(factor);
+        }
+        Err(Error::corrupt(format!("{} numbers are no QR factor of {columns} columns", numbers.len())))
+    }
+
+    /// All that it is: how many rows (exact up to 2^53), the sum of squared weights, the triangle column after column.
+    pub fn to_numbers(&self) -> Vec<f64> {
+        let mut numbers = Vec::with_capacity(self.triangle.len() + 2);
+        numbers.extend([self.rows as f64, self.weight_squares]);
+        numbers.extend(&self.triangle);
+        numbers
+    }
+
+    /// The sum of the rows' weights: their number, where all weigh 1.
+    pub fn weight(&self) -> f64 {
+        self.entry(0, 0).powi(2)
+    }
+
+    /// How many equally weighted rows say as much: (sum of weights)^2 / sum of squared weights (Kish 1965).
+    pub fn effective_rows(&self) -> f64 {
+        if self.weight_squares > 0.0 { self.weight().powi(2) / self.weight_squares } else { self.rows as f64 }
+    }
+
+    /// Multiplies the weight of every row so far by `factor`, at least 0.
+    pub fn scale_weights(&mut self, factor: f64) {
+        let root = factor.sqrt();
+        self.triangle.iter_mut().for_each(|value| *value *= root);
+        self.weight_squares *= factor * factor;
+    }
+
+    /// The triangle to solve: with the ones as its first column, or reduced anew without them.
+    pub fn triangle(&self, with_ones: bool) -> Triangle {
+        if with_ones {
+            return Triangle { columns: self.columns, packed: self.triangle.clone() };
+        }
+        let mut rest = Triangle::zero(self.columns - 1);
+        let mut block = vec![0.0; self.columns * rest.columns];
+        for (column, j) in block.chunks_exact_mut(self.columns).zip(1..) {
+            column[..=j].copy_from_slice(&self.triangle[at(0, j)..=at(j, j)]);
+        }
+        reduce(&mut rest.packed, rest.columns, &mut block, self.columns, self.columns);
+        rest
     }
 
     /// How many rows were reduced.
@@ -91,7 +151,7 @@ impl QrFactor {
             column[..=j].copy_from_slice(&self.triangle[at(0, j)..=at(j, j)]);
         }
         reduce(&mut selected.triangle, selected.columns, &mut block, self.columns, self.columns);
-        selected.rows = self.rows;
+        (selected.rows, selected.weight_squares) = (self.rows, self.weight_squares);
         selected.make_unique();
         selected
     }
@@ -113,6 +173,7 @@ impl QrFactor {
         }
         reduce(&mut self.triangle, self.columns, &mut block, self.columns, self.columns);
         self.rows += other.rows;
+        self.weight_squares += other.weight_squares;
         self.make_unique();
         Ok(())
     }
@@ -141,6 +202,11 @@ impl QrFactor {
         self.triangle.iter().all(|value| value.is_finite())
     }
 
+    /// The bytes behind it.
+    pub fn size_bytes(&self) -> usize {
+        self.triangle.capacity() * size_of::<f64>()
+    }
+
     /// Flips rows so that no diagonal entry is negative: R is unique but for these signs.
     fn make_unique(&mut self) {
         for i in 0..self.columns {
@@ -154,11 +220,66 @@ impl QrFactor {
     }
 }
 
+/// An upper triangle T with T'T the cross products of its columns; the last column is the target's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Triangle {
+    columns: usize,
+    packed: Vec<f64>,
+}
+
+impl Triangle {
+    fn zero(columns: usize) -> Self {
+        Self { columns, packed: vec![0.0; columns * (columns + 1) / 2] }
+    }
+
+    /// How many columns, the target's included.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Entry (i, j); zero below the diagonal.
+    pub fn entry(&self, i: usize, j: usize) -> f64 {
+        if i <= j { self.packed[at(i, j)] } else { 0.0 }
+    }
+
+    /// The square root of column `j`'s sum of squares.
+    pub fn norm(&self, j: usize) -> f64 {
+        norm(&self.packed[at(0, j)..=at(j, j)])
+    }
+
+    /// Without its first row and column: of `[1, x.., y]`, the triangle of the columns less their means.
+    pub fn below_first(&self) -> Self {
+        let mut below = Self::zero(self.columns - 1);
+        for j in 0..below.columns {
+            for i in 0..=j {
+                below.packed[at(i, j)] = self.entry(i + 1, j + 1);
+            }
+        }
+        below
+    }
+
+    /// The inverse of the triangle without the target, row after row; its diagonal must have no zero. The rows'
+    /// products are the entries of (X'X)^-1.
+    pub fn inverse(&self) -> Vec<Vec<f64>> {
+        let size = self.columns - 1;
+        let mut inverse = vec![vec![0.0; size]; size];
+        for i in (0..size).rev() {
+            let (above, below) = inverse.split_at_mut(i + 1);
+            for (column, cell) in above[i].iter_mut().enumerate().skip(i) {
+                let known: f64 = (i + 1..=column).map(|k| self.entry(i, k) * below[k - i - 1][column]).sum();
+                let unit = if i == column { 1.0 } else { 0.0 };
+                *cell = (unit - known) / self.entry(i, i);
+            }
+        }
+        inverse
+    }
+}
+
 /// Takes rows and keeps their factor.
 #[derive(Debug, Clone)]
 pub struct QrAccumulator {
     factor: QrFactor,
-    /// Column after column, `BLOCK_ROWS` each. The first holds ones, for ever: no reflection writes to it.
+    /// Column after column, `BLOCK_ROWS` each. The first holds the square roots of the weights.
     block: Vec<f64>,
     filled: usize,
 }
@@ -171,15 +292,33 @@ impl QrAccumulator {
     }
 
     /// Adds the rows whose numbers are in `rows`. `columns`: the features in order, then the target, all finite, all
-    /// longer than any of `rows`.
-    pub fn push(&mut self, columns: &[&[f64]], rows: &[u32]) {
+    /// longer than any of `rows`; as are `weights`, not negative. Without weights each row weighs 1.
+    pub fn push(&mut self, columns: &[&[f64]], weights: Option<&[f64]>, rows: &[u32]) {
         debug_assert_eq!(columns.len() + 1, self.factor.columns, "the features and the target");
         let mut rest = rows;
         while !rest.is_empty() {
             let (taken, left) = rest.split_at(rest.len().min(BLOCK_ROWS - self.filled));
-            for (values, block) in columns.iter().zip(self.block.chunks_exact_mut(BLOCK_ROWS).skip(1)) {
+            let (roots, block) = self.block.split_at_mut(BLOCK_ROWS);
+            let roots = &mut roots[self.filled..][..taken.len()];
+            match weights {
+                None => {
+                    roots.fill(1.0);
+                    self.factor.weight_squares += taken.len() as f64;
+                }
+                Some(weights) => {
+                    for (root, &row) in roots.iter_mut().zip(taken) {
+                        let weight = weights[row as usize];
+                        *root = weight.sqrt();
+                        self.factor.weight_squares += weight * weight;
+                    }
+                }
+            }
+            for (values, block) in columns.iter().zip(block.chunks_exact_mut(BLOCK_ROWS)) {
                 for (cell, &row) in block[self.filled..].iter_mut().zip(taken) {
                     *cell = values[row as usize];
+                }
+                if weights.is_some() {
+                    block[self.filled..].iter_mut().zip(&*roots).for_each(|(cell, root)| *cell *= root);
                 }
             }
             self.filled += taken.len();
@@ -188,6 +327,25 @@ impl QrAccumulator {
             }
             rest = left;
         }
+    }
+
+    /// Multiplies the weight of every row so far.
+    pub fn scale_weights(&mut self, factor: f64) {
+        self.flush();
+        self.factor.scale_weights(factor);
+    }
+
+    /// Adds the rows of a factor.
+    ///
+    /// # Errors
+    /// As `QrFactor::merge`.
+    pub fn merge(&mut self, other: &QrFactor) -> Result<()> {
+        self.factor.merge(other)
+    }
+
+    /// The bytes behind it.
+    pub fn size_bytes(&self) -> usize {
+        self.factor.size_bytes() + self.block.capacity() * size_of::<f64>()
     }
 
     /// The factor of all rows so far.
@@ -199,7 +357,7 @@ impl QrAccumulator {
     }
 
     fn flush(&mut self) {
-        let QrFactor { rows, columns, triangle } = &mut self.factor;
+        let QrFactor { rows, columns, triangle, .. } = &mut self.factor;
         reduce(triangle, *columns, &mut self.block, BLOCK_ROWS, self.filled);
         *rows += self.filled as u64;
         self.filled = 0;
@@ -268,123 +426,5 @@ fn norm(values: &[f64]) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use rand::{Rng, SeedableRng};
-
-    /// Columns x1 .. xp, y with y a known combination plus noise; each column in its own scale.
-    pub(crate) fn columns(rows: usize, scales: &[f64], seed: u64) -> Vec<Vec<f64>> {
-        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let mut all: Vec<Vec<f64>> =
-            scales.iter().map(|scale| (0..rows).map(|_| scale * (3.0 + random.random::<f64>())).collect()).collect();
-        let noise = |random: &mut rand_chacha::ChaCha8Rng| random.random::<f64>() - 0.5;
-        let target = (0..rows)
-            .map(|row| {
-                let sum: f64 = all.iter().zip(scales).zip(1..).map(|((x, s), k)| f64::from(k) * x[row] / s).sum();
-                7.0 + sum + noise(&mut random)
-            })
-            .collect();
-        all.push(target);
-        all
-    }
-
-    fn factor_of(columns: &[Vec<f64>], rows: std::ops::Range<usize>, chunk: usize) -> QrFactor {
-        let slices: Vec<&[f64]> = columns.iter().map(Vec::as_slice).collect();
-        let mut accumulator = QrAccumulator::new(columns.len());
-        let numbers: Vec<u32> = rows.map(|row| row as u32).collect();
-        for numbers in numbers.chunks(chunk.max(1)) {
-            accumulator.push(&slices, numbers);
-        }
-        accumulator.factor()
-    }
-
-    fn close(a: &QrFactor, b: &QrFactor) -> bool {
-        a.rows == b.rows
-            && (0..a.columns).all(|j| {
-                (0..=j).all(|i| (a.entry(i, j) - b.entry(i, j)).abs() <= 1e-11 * a.norm(j).max(f64::MIN_POSITIVE))
-            })
-    }
-
-    #[test]
-    fn the_triangle_is_that_of_the_rows() {
-        let columns = columns(1000, &[1.0, 1e6, 1e-6], 1);
-        let factor = factor_of(&columns, 0..1000, 1000);
-        let full: Vec<Vec<f64>> = std::iter::once(vec![1.0; 1000]).chain(columns).collect();
-        for (j, right) in full.iter().enumerate() {
-            for (i, left) in full.iter().enumerate().take(j + 1) {
-                let wanted: f64 = left.iter().zip(right).map(|(a, b)| a * b).sum();
-                let found: f64 = (0..=i).map(|k| factor.entry(k, i) * factor.entry(k, j)).sum();
-                assert!((wanted - found).abs() <= 1e-12 * wanted.abs(), "{i} {j}: {wanted} {found}");
-            }
-        }
-        assert!((0..5).all(|i| factor.entry(i, i) > 0.0));
-        assert!((factor.mean(1) - full[1].iter().sum::<f64>() / 1000.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn reads_off_the_centred_columns() {
-        let column = vec![1e6 + 1.0, 1e6 + 2.0, 1e6 + 3.0, 1e6 + 6.0];
-        let factor = factor_of(&[column, vec![0.0; 4]], 0..4, 4);
-        assert!((factor.centred_norm(1) - 14.0_f64.sqrt()).abs() < 1e-8);
-        assert!((factor.mean(1) - 1_000_003.0).abs() < 1e-8);
-        assert_eq!(factor.centred_norm(2), 0.0);
-    }
-
-    #[test]
-    fn residual_squares_need_no_rows() {
-        let columns = columns(500, &[1.0, 10.0], 2);
-        let factor = factor_of(&columns, 0..500, 77);
-        let (intercept, coefficients) = (6.5, [0.9, 0.21]);
-        let wanted: f64 = (0..500)
-            .map(|row| {
-                let fitted = intercept + coefficients[0] * columns[0][row] + coefficients[1] * columns[1][row];
-                (columns[2][row] - fitted).powi(2)
-            })
-            .sum();
-        let found = factor.residual_squares(intercept, &coefficients);
-        assert!((wanted - found).abs() < 1e-9 * wanted, "{wanted} {found}");
-    }
-
-    #[test]
-    fn a_selection_is_the_factor_of_the_selected() {
-        let columns = columns(300, &[1.0, 2.0, 3.0], 3);
-        let whole = factor_of(&columns, 0..300, 300);
-        let wanted = factor_of(&[columns[2].clone(), columns[0].clone(), columns[3].clone()], 0..300, 300);
-        assert!(close(&whole.select(&[3, 1, 4]), &wanted));
-    }
-
-    #[test]
-    fn refuses_another_shape_and_a_torn_triangle() {
-        assert!(QrFactor::empty(3).merge(&QrFactor::empty(4)).is_err());
-        assert!(QrFactor { rows: 1, columns: 3, triangle: vec![1.0; 5] }.check().is_err());
-        assert!(QrFactor { rows: 1, columns: 2, triangle: vec![1.0, f64::NAN, 1.0] }.check().is_err());
-        assert!(QrFactor::empty(usize::from(u16::MAX)).check().is_err());
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(40))]
-        #[test]
-        fn any_chunks_and_any_merge_tree_agree(
-            rows in 1_usize..1500, features in 0_usize..5, chunk in 1_usize..700, seed in any::<u64>(),
-            cuts in prop::collection::vec(0.0_f64..1.0, 0..6),
-        ) {
-            let scales: Vec<f64> = [1.0, 1e12, 1e-3, 40.0].into_iter().take(features).collect();
-            let columns = columns(rows, &scales, seed);
-            let whole = factor_of(&columns, 0..rows, rows);
-            prop_assert!(close(&whole, &factor_of(&columns, 0..rows, chunk)));
-            let mut edges: Vec<usize> = cuts.iter().map(|cut| (cut * rows as f64) as usize).collect();
-            edges.extend([0, rows]);
-            edges.sort_unstable();
-            let mut parts: Vec<QrFactor> =
-                edges.windows(2).map(|edge| factor_of(&columns, edge[0]..edge[1], chunk)).collect();
-            let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-            while parts.len() > 1 {
-                let part = parts.swap_remove(random.random_range(0..parts.len()));
-                let other = random.random_range(0..parts.len());
-                parts[other].merge(&part).unwrap();
-            }
-            prop_assert!(close(&whole, &parts[0]), "{whole:?} {parts:?}");
-        }
-    }
-}
+#[path = "qr_tests.rs"]
+mod tests;

@@ -1,5 +1,5 @@
 //! The models of a directory: `NAME/1.json`, `NAME/2.json` and so on. The highest number is the newest; a file is
-//! never replaced.
+//! never replaced. `NAME/promoted.json` says which one is served; it alone changes, in one step.
 
 use std::{
     fs, io,
@@ -12,6 +12,12 @@ use super::{
     file::{NewFile, io_error},
 };
 use crate::error::{Error, ErrorKind, Result, nearest};
+
+/// `NAME@newest`: the highest revision, whatever is promoted.
+pub const NEWEST: &str = "newest";
+
+/// Names the revision that is served.
+const PROMOTED: &str = "promoted.json";
 
 /// Longer names are refused; file systems end at 255 bytes.
 const NAME_LENGTH_MAX: usize = 100;
@@ -61,17 +67,22 @@ impl Registry {
         }
     }
 
-    /// Loads `NAME`, the newest revision, or `NAME@2`.
+    /// Loads `NAME`, the promoted revision or, if none was ever promoted, the newest; or `NAME@2`; or `NAME@newest`.
     ///
     /// # Errors
     /// `NotFound`, with the nearest name or the revisions there are; `Corrupt` or `Unsupported`, naming the file.
     pub fn load(&self, reference: &str) -> Result<Stored> {
         let (name, wanted) = match reference.split_once('@') {
-            None => (reference, None),
+            None => {
+                check_name(reference)?;
+                (reference, self.promoted(reference)?)
+            }
+            Some((name, NEWEST)) => (name, None),
             Some((name, revision)) => {
                 let number = revision.parse::<u64>().map_err(|_| {
-                    Error::invalid(format!("'{revision}' in the model '{reference}' is no revision"))
-                        .help(format!("write {name}@2 for the second, or {name} for the newest"))
+                    Error::invalid(format!("'{revision}' in the model '{reference}' is no revision")).help(format!(
+                        "write {name}@2 for the second, {name}@{NEWEST}, or {name} for the one that is served"
+                    ))
                 })?;
                 (name, Some(number))
             }
@@ -89,6 +100,44 @@ impl Registry {
         }
         let path = self.directory.join(name).join(format!("{revision}.json"));
         Ok(Stored { model: Model::read(&path)?, revision, path })
+    }
+
+    /// Makes a revision the one that its plain name means: in one step, so that every reader gets the old or the new one.
+    ///
+    /// # Errors
+    /// As `load`: what cannot be read is not promoted.
+    pub fn promote(&self, reference: &str) -> Result<Stored> {
+        let reference = if reference.contains('@') { reference.to_owned() } else { format!("{reference}@{NEWEST}") };
+        let stored = self.load(&reference)?;
+        let path = self.directory.join(&stored.model.name).join(PROMOTED);
+        let text = serde_json::json!({ "revision": stored.revision }).to_string();
+        let mut file = NewFile::create(&path)?;
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.write_all(b"\n"))
+            .map_err(|error| io_error("write", &path, error))?;
+        file.replace()?;
+        Ok(stored)
+    }
+
+    /// The revision that was promoted, if any was.
+    ///
+    /// # Errors
+    /// `Corrupt` if the file that says so is torn; what the disk says.
+    pub fn promoted(&self, name: &str) -> Result<Option<u64>> {
+        let path = self.directory.join(name).join(PROMOTED);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(io_error("read", &path, error)),
+        };
+        let value: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+        let revision = value.and_then(|value| value.get("revision").and_then(serde_json::Value::as_u64));
+        revision.map(Some).ok_or_else(|| {
+            Error::corrupt(format!("{} does not name a revision", path.display()))
+                .help(format!("promote one again: tidemill models promote {name}@1"))
+        })
     }
 
     /// The revisions of a model, rising; none if there is no such model.

@@ -61,3 +61,24 @@ fn names_the_torn_file() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.message().contains("sell/1.json"), "{error}");
 }
+
+#[test]
+fn the_promoted_revision_is_served_until_another_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = Registry::new(directory.path());
+    (0..3).for_each(|_| drop(registry.save(model()).unwrap()));
+    assert_eq!((registry.promoted("sell").unwrap(), registry.load("sell").unwrap().revision), (None, 3));
+    assert_eq!(registry.promote("sell@1").unwrap().revision, 1);
+    assert_eq!(registry.load("sell").unwrap().revision, 1);
+    assert_eq!(registry.save(model()).unwrap().revision, 4);
+    assert_eq!((registry.load("sell").unwrap().revision, registry.load("sell@newest").unwrap().revision), (1, 4));
+    assert_eq!(registry.promote("sell").unwrap().revision, 4, "a plain name promotes the newest");
+    assert_eq!(registry.promote("sell@9").unwrap_err().kind(), ErrorKind::NotFound);
+    let torn = fs::read_to_string(directory.path().join("sell/2.json")).unwrap();
+    fs::write(directory.path().join("sell/2.json"), &torn[..100]).unwrap();
+    assert_eq!(registry.promote("sell@2").unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(registry.load("sell").unwrap().revision, 4, "what was refused changed nothing");
+    fs::write(directory.path().join("sell/promoted.json"), "{").unwrap();
+    assert_eq!(registry.load("sell").unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(registry.names().unwrap(), ["sell"]);
+}

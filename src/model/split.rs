@@ -32,11 +32,15 @@ impl Split {
 
     /// Whether row `row`, counted from 0 in the query's order, tests.
     pub fn is_test(self, row: u64) -> bool {
-        let draw = mix(mix(self.seed).wrapping_add(row.wrapping_mul(GOLDEN)));
         // The upper 53 bits as a number in [0, 1).
-        let uniform = (draw >> 11) as f64 * (1.0 / (1_u64 << 53) as f64);
+        let uniform = (draw(self.seed, row) >> 11) as f64 * (1.0 / (1_u64 << 53) as f64);
         uniform >= 1.0 - self.test_fraction
     }
+}
+
+/// A uniform number for a row, the same on every machine.
+pub(super) fn draw(seed: u64, row: u64) -> u64 {
+    mix(mix(seed).wrapping_add(row.wrapping_mul(GOLDEN)))
 }
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;

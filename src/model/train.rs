@@ -1,28 +1,29 @@
 //! Training: one pass over the query reduces the rows, a second one looks at how far off the predictions are.
 
-use std::sync::Arc;
-
-use arrow::{
-    array::{ArrayRef, Float64Array, RecordBatch, StringArray},
-    datatypes::{DataType, Field, Schema},
-};
+use arrow::array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
-use futures::TryStreamExt;
 
 use super::{
-    artifact::{FORMAT_VERSION, KIND, LeftOut, Model, TrainScore, TrainingRecord},
-    dataset::{Column, Layout, Reader, RowCounts, check_distinct},
-    fit::{self, Fit},
-    predict::{PREDICTION, predict_into},
-    qr::{COLUMNS_MAX, QrAccumulator, QrFactor},
-    score::{Baseline, ErrorSums, Evaluation},
-    split::Split,
-    warning::{Warning, inspect, no_skill},
+    artifact::{FORMAT_VERSION, KIND, LeftOut, Model, TimeRange, TrainScore, TrainingRecord, WeightSums},
+    columns::{Column, Term},
+    dataset::{Layout, Roles},
+    fit::{self, Fit, Objective},
+    horizon::Horizon,
+    passes::{Errors, FoldFit, Progress, Reduced, Second, count, other_rows, reduce},
+    plan::{Evaluate, Fold, Marks, Plan},
+    qr::{COLUMNS_MAX, QrFactor},
+    shown::Shown,
+    statistics::{self, check_confidence, total_squares},
+    warning::{Warning, dependent, inspect, no_skill},
+    weighting::HalfLife,
 };
 use crate::{
     clock,
     error::{Error, Result},
 };
+
+/// Rows that a report draws.
+const DRAWN_ROWS: usize = 1_500;
 
 /// What to train, and on what.
 #[derive(Debug, Clone)]
@@ -31,18 +32,45 @@ pub struct TrainOptions {
     pub name: String,
     /// What the query reads, in the user's words; kept in the model.
     pub source: String,
-    pub target: String,
-    /// May be empty: the model is then the target's mean.
-    pub features: Vec<String>,
-    pub seed: u64,
-    /// 0 <= fraction < 1.
-    pub test_fraction: f64,
+    /// The SQL that makes the features of the source, in the user's words; kept in the model.
+    pub query: Option<String>,
+    /// Which column is what. Features may be none: the model is then the target's mean.
+    pub roles: Roles,
+    /// How the target was made, if it lies ahead.
+    pub horizon: Option<Horizon>,
+    pub objective: Objective,
+    pub half_life: Option<HalfLife>,
+    pub evaluate: Evaluate,
+    /// Of the intervals.
+    pub confidence: f64,
+    /// Features that look ahead, and by what: see `lookahead`.
+    pub looking_ahead: Vec<(String, String)>,
     /// Leave out constant and collinear features, instead of refusing them.
     pub drop_redundant: bool,
     /// Refuse what looks like a leak, instead of warning.
     pub strict: bool,
     /// How many test rows to show with their predictions.
     pub rows_shown: usize,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            source: String::new(),
+            query: None,
+            roles: Roles::default(),
+            horizon: None,
+            objective: Objective::default(),
+            half_life: None,
+            evaluate: Evaluate::Random { seed: 42, test_fraction: 0.2 },
+            confidence: 0.95,
+            looking_ahead: Vec::new(),
+            drop_redundant: false,
+            strict: false,
+            rows_shown: 0,
+        }
+    }
 }
 
 /// A model, and a look at its predictions.
@@ -52,99 +80,108 @@ pub struct Training {
     pub warnings: Vec<Warning>,
     /// The first test rows: `prediction`, the target, `features` as text.
     pub predictions: RecordBatch,
+    /// (predicted, actual) of a uniform sample of the test rows, or of the training rows if there are none.
+    pub drawn: Vec<(f64, f64)>,
 }
 
-/// Fits `options.target` on `options.features` over the rows of a query.
+/// Fits the target on the features over the rows of a query.
 ///
-/// `query` runs the query from the start and is called twice if rows are held back: the factor of the first pass gives
-/// the coefficients, the second pass the errors of each test row. Both must see the same rows in the same order, which
-/// is checked as far as sums can tell. Memory does not grow with the rows. `progress` gets the rows of each batch.
+/// `query` runs the query from the start for the columns that it is given, and is called twice: the factor of the first
+/// pass gives the coefficients, the second pass the errors of each row. Both must see the same rows in the same order,
+/// which is checked as far as sums can tell. Where rows are cut in order, a pass before them counts. Memory does not
+/// grow with the rows. `progress` gets the rows of each batch.
 ///
 /// # Errors
 /// `Invalid` for columns that are missing or not numeric, too few usable rows, a constant target, redundant features
-/// (unless dropped), leaks (if strict), and a query that is not repeatable; else the query's own.
-pub async fn train<Q, F>(options: &TrainOptions, query: Q, progress: &(dyn Fn(u64) + Sync)) -> Result<Training>
+/// (unless dropped or penalised), leaks (if strict), and a query that is not repeatable; else the query's own.
+pub async fn train<Q, F>(options: &TrainOptions, query: Q, progress: Progress<'_>) -> Result<Training>
 where
-    Q: Fn() -> F,
+    Q: Fn(Vec<String>) -> F,
     F: Future<Output = Result<SendableRecordBatchStream>>,
 {
-    super::registry::check_name(&options.name)?;
-    check_distinct(&options.features, &options.target)?;
-    let split = Split::new(options.seed, options.test_fraction)?;
-    if options.features.len() + 2 > COLUMNS_MAX {
-        let (found, most) = (options.features.len(), COLUMNS_MAX - 2);
+    check(options)?;
+    let roles = &options.roles;
+    let marks = match options.evaluate {
+        Evaluate::Random { .. } => Marks::default(),
+        _ => {
+            let column = roles.time.clone().unwrap_or_else(|| roles.target.clone());
+            count(query(vec![column]).await?, roles.time.is_some(), progress).await?
+        }
+    };
+    let delay_us = options.horizon.as_ref().map_or(0, |horizon| horizon.ahead_us + horizon.tolerance_us);
+    let stream = query(roles.needed()).await?;
+    let layout = Layout::find(&stream.schema(), roles, options.objective.fit_intercept)?;
+    if layout.terms.len() + 2 > COLUMNS_MAX {
+        let (found, most) = (layout.terms.len(), COLUMNS_MAX - 2);
         return Err(Error::invalid(format!("{found} features are too many: {most} is the most")));
     }
-    let stream = query().await?;
-    let layout = Layout::find(&stream.schema(), &options.features, &options.target)?;
-    let all = reduce(stream, &layout, split, progress).await?;
-    check_rows(&all, &layout)?;
-    let (kept, left_out) = without_redundant(&all.train, &layout, options.drop_redundant)?;
-    let factor = select(&all.train, &kept);
-    let features: Vec<Column> = kept.iter().map(|feature| layout.columns[*feature].clone()).collect();
-    let mut warnings = inspect(&factor, &features, &options.target);
-    if options.strict
-        && let Some(leak) = warnings.iter().find(|warning| warning.is_leak())
-    {
-        return Err(Error::invalid(leak.to_string()).help("without --strict this is a warning"));
+    let plan = Plan::ordered(options.evaluate, &marks, delay_us)?;
+    let all = reduce(stream, &layout, &plan, options.half_life, progress).await?;
+    let trained = all.sum(&plan.kept(), options.half_life)?;
+    check_rows(&all, &trained, &layout, options.objective)?;
+    let (kept, redundant) = without_redundant(&trained, &layout, options)?;
+    let factor = select(&trained, &kept);
+    let names = layout.term_names();
+    let terms: Vec<String> = kept.iter().map(|term| names[*term].clone()).collect();
+    let fitted = fit::solve(&factor, options.objective)?;
+    let mut warnings = warnings_of(options, &all, &factor, &terms, &fitted, &redundant);
+    let leaks = warnings.iter().filter(|warning| warning.is_leak()).map(Warning::to_string);
+    let leaks: Vec<String> = if options.strict { leaks.collect() } else { Vec::new() };
+    if !leaks.is_empty() {
+        return Err(Error::invalid(leaks.join("; ")).help("without --strict this is a warning"));
     }
-    let fitted = Fitted { layout: &layout, kept: &kept, fit: fit::solve(&factor)?, mean: factor.mean(kept.len() + 1) };
+    let folds = fold_fits(options, &plan, &all, &kept, &fitted)?;
+    let second = Second { layout: &layout, plan: &plan, kept_terms: &kept, fit: &fitted, folds: &folds };
     let mut shown = Shown::new(options.rows_shown);
-    let mut test = None;
-    if all.test.rows() > 0 {
-        let errors = fitted.errors(query().await?, split, &mut shown, progress).await?;
-        let evaluation = fitted.evaluate(&errors, &select(&all.test, &kept))?;
-        warnings.extend(no_skill(&evaluation));
-        test = Some(evaluation);
-    } else {
-        warnings.push(Warning::NoTestRows);
+    let errors = second.errors(query(roles.needed()).await?, &mut shown, progress).await?;
+    let weighted = roles.weight.is_some() || options.half_life.is_some();
+    check_same(&errors, &factor, &fitted, weighted)?;
+    let test = second.evaluate(&errors, weighted)?;
+    warnings.extend(test.as_ref().map_or_else(|| vec![Warning::NoTestRows], no_skill));
+    warnings.extend(dependent(errors.residuals.summary().and_then(|summary| summary.durbin_watson).filter(|_| {
+        // Only where the order is one of time does it mean anything.
+        roles.time.is_some()
+    })));
+    let predictions = shown.into_batch(&roles.target)?;
+    let mut drawn = errors.test_sample.pairs(DRAWN_ROWS);
+    if drawn.is_empty() {
+        drawn = errors.residuals.sample.pairs(DRAWN_ROWS);
     }
-    let predictions = shown.into_batch(&options.target)?;
-    let target = layout.columns[layout.columns.len() - 1].clone();
-    let mut model = describe(options, all, fitted.fit, factor, features, target);
-    model.training.left_out = left_out;
+    let mut model = describe(options, &layout, &all, fitted, factor, &kept, &errors)?;
+    model.training.test_rows = test.as_ref().map_or(0, |test| test.rows);
+    model.training.left_out = if options.objective.penalty.is_on() { Vec::new() } else { redundant };
     model.test = test;
     model.warnings = warnings.iter().map(Warning::to_string).collect();
-    Ok(Training { model, warnings, predictions })
+    Ok(Training { model, warnings, predictions, drawn })
 }
 
-/// What the first pass leaves.
-struct Reduced {
-    train: QrFactor,
-    test: QrFactor,
-    counts: RowCounts,
-}
-
-async fn reduce(
-    mut stream: SendableRecordBatchStream,
-    layout: &Layout,
-    split: Split,
-    progress: &(dyn Fn(u64) + Sync),
-) -> Result<Reduced> {
-    let mut reader = Reader::new(layout, split);
-    let mut train = QrAccumulator::new(layout.columns.len());
-    let mut test = train.clone();
-    while let Some(batch) = stream.try_next().await? {
-        let rows = reader.read(&batch)?;
-        let values = rows.values();
-        train.push(&values, rows.train);
-        test.push(&values, rows.test);
-        progress(batch.num_rows() as u64);
+fn check(options: &TrainOptions) -> Result<()> {
+    super::registry::check_name(&options.name)?;
+    super::columns::check_distinct(&options.roles.features, &options.roles.target)?;
+    options.evaluate.check()?;
+    options.objective.penalty.check()?;
+    check_confidence(options.confidence)?;
+    if matches!(options.half_life, Some(HalfLife::TimeUs(_))) && options.roles.time.is_none() {
+        return Err(Error::invalid("a --half-life that is a duration needs --time")
+            .help("name the column of times, or write --half-life '1000 rows'"));
     }
-    Ok(Reduced { train: train.factor(), test: test.factor(), counts: reader.counts() })
+    if matches!(options.half_life, Some(HalfLife::Rows(_))) && options.roles.time.is_some() {
+        return Err(Error::invalid("with --time the --half-life is a duration, not a number of rows"));
+    }
+    Ok(())
 }
 
-/// The factor of these features (from 0) and the target.
-fn select(factor: &QrFactor, features: &[usize]) -> QrFactor {
-    let columns: Vec<usize> = features.iter().map(|feature| feature + 1).chain([factor.columns() - 1]).collect();
+/// The factor of these terms (from 0) and the target.
+fn select(factor: &QrFactor, terms: &[usize]) -> QrFactor {
+    let columns: Vec<usize> = terms.iter().map(|term| term + 1).chain([factor.columns() - 1]).collect();
     factor.select(&columns)
 }
 
 /// Refuses rows that no line can be fitted to.
-fn check_rows(all: &Reduced, layout: &Layout) -> Result<()> {
-    let (factor, counts) = (&all.train, &all.counts);
-    let coefficients = factor.columns() as u64 - 1;
-    let target = &layout.columns[layout.columns.len() - 1].name;
+fn check_rows(all: &Reduced, factor: &QrFactor, layout: &Layout, objective: Objective) -> Result<()> {
+    let counts = &all.counts;
+    let coefficients = objective.coefficients(layout.terms.len()) as u64;
+    let target = &layout.target().name;
     if counts.read == 0 {
         return Err(Error::invalid("the query has no rows: there is nothing to train on"));
     }
@@ -152,36 +189,42 @@ fn check_rows(all: &Reduced, layout: &Layout) -> Result<()> {
         return Err(Error::invalid(format!("none of the {} rows can be used: {}", counts.read, counts.describe()))
             .help("fill the gaps in the query (COALESCE), or leave out the column"));
     }
-    if !factor.is_finite() || !all.test.is_finite() {
+    if all.parts.iter().any(|part| !part.factor.is_finite()) {
         return Err(Error::invalid("a column's values are too large: their squares overflow")
             .help("scale the column in the query: values up to 1e150 are fine"));
     }
-    if factor.rows() < coefficients {
+    if factor.rows() < coefficients && !objective.penalty.is_on() {
         let (rows, dropped) = (factor.rows(), counts.dropped);
-        let mut text = format!("{rows} training rows are too few for {coefficients} coefficients (intercept included)");
+        let intercept = if objective.fit_intercept { " (intercept included)" } else { "" };
+        let mut text = format!("{rows} training rows are too few for {coefficients} coefficients{intercept}");
         if dropped > 0 {
             text = format!("{text}; {dropped} rows were dropped: {}", counts.describe());
         }
-        return Err(Error::invalid(text).help("take more rows, or fewer features"));
+        return Err(Error::invalid(text).help("take more rows or fewer features, or hold them down with --reg-param"));
     }
-    if fit::is_constant(factor, factor.columns() - 1) {
-        let value = fit::short(factor.mean(factor.columns() - 1));
+    let last = factor.columns() - 1;
+    let constant = if objective.fit_intercept { fit::is_constant(factor, last) } else { factor.norm(last) == 0.0 };
+    if constant {
+        let value = fit::short(factor.mean(last));
         return Err(Error::invalid(format!("the target '{target}' is {value} in every training row"))
             .help("a regression explains differences, and there are none: take more or other rows"));
     }
     Ok(())
 }
 
-/// The features (from 0) that stay, and those that do not.
-fn without_redundant(factor: &QrFactor, layout: &Layout, drop: bool) -> Result<(Vec<usize>, Vec<LeftOut>)> {
-    let names: Vec<String> = layout.columns.iter().map(|column| column.name.clone()).collect();
-    let redundant = fit::redundant(factor);
+/// The terms (from 0) that stay, and those that add nothing. With a penalty all stay.
+fn without_redundant(factor: &QrFactor, layout: &Layout, options: &TrainOptions) -> Result<(Vec<usize>, Vec<LeftOut>)> {
+    let names = layout.term_names();
+    let redundant = fit::redundant(factor, options.objective.fit_intercept);
     let left_out: Vec<LeftOut> = redundant
         .iter()
         .map(|found| LeftOut { feature: names[found.feature].clone(), why: found.why.describe(&names) })
         .collect();
+    if options.objective.penalty.is_on() {
+        return Ok(((0..names.len()).collect(), left_out));
+    }
     if let Some(first) = left_out.first()
-        && !drop
+        && !options.drop_redundant
     {
         let text: Vec<String> = left_out.iter().map(|left| format!("'{}': {}", left.feature, left.why)).collect();
         let plural = if left_out.len() == 1 { "a feature adds" } else { "some features add" };
@@ -191,164 +234,172 @@ fn without_redundant(factor: &QrFactor, layout: &Layout, drop: bool) -> Result<(
         ))
         .help(format!("leave out '{}', or use --drop-redundant", first.feature)));
     }
-    let kept = (0..names.len() - 1).filter(|feature| redundant.iter().all(|found| found.feature != *feature));
+    let kept = (0..names.len()).filter(|term| redundant.iter().all(|found| found.feature != *term));
     Ok((kept.collect(), left_out))
 }
 
-/// A fit over a query's columns.
-struct Fitted<'a> {
-    layout: &'a Layout,
-    /// The features that were fitted, by their places in the layout.
-    kept: &'a [usize],
-    fit: Fit,
-    /// The training target's.
-    mean: f64,
+fn warnings_of(
+    options: &TrainOptions,
+    all: &Reduced,
+    factor: &QrFactor,
+    terms: &[String],
+    fitted: &Fit,
+    redundant: &[LeftOut],
+) -> Vec<Warning> {
+    let roles = &options.roles;
+    let changes = (all.change_squares * factor.weight()).sqrt();
+    let mut warnings = inspect(factor, terms, &roles.target, options.objective, fitted, changes);
+    let looking = options.looking_ahead.iter().filter(|(feature, _)| roles.features.contains(feature));
+    warnings.extend(looking.map(|(feature, by)| Warning::LooksAhead { feature: feature.clone(), by: by.clone() }));
+    if options.objective.penalty.is_on() {
+        let of = |left: &LeftOut| Warning::Redundant { feature: left.feature.clone(), why: left.why.clone() };
+        warnings.extend(redundant.iter().map(of));
+    }
+    if let (Evaluate::Random { .. }, Some(time)) = (options.evaluate, &roles.time)
+        && options.evaluate.test_fraction() > 0.0
+    {
+        warnings.push(Warning::RandomInTime { time: time.clone() });
+    }
+    warnings
 }
 
-/// The errors on the test rows.
-#[derive(Default)]
-struct TestErrors {
-    rows: u64,
-    model: ErrorSums,
-    mean: ErrorSums,
-    last_value: ErrorSums,
+/// A model for each fold, of the same terms.
+fn fold_fits(options: &TrainOptions, plan: &Plan, all: &Reduced, kept: &[usize], fitted: &Fit) -> Result<Vec<FoldFit>> {
+    let one = |fold: Fold| -> Result<FoldFit> {
+        let factor = select(&all.sum(&fold.train, options.half_life)?, kept);
+        let is_kept = fold.train == plan.kept();
+        let test = select(&all.sum(&fold.test, None)?, kept);
+        let fit = if is_kept { fitted.clone() } else { fit_what_can_be(&factor, options.objective)? };
+        let before = fold.test.first().copied().unwrap_or_default();
+        let (trained_rows, earlier) = (factor.rows(), all.rows(&(0..before).collect::<Vec<_>>()));
+        let left_out_rows = if matches!(plan, Plan::Ordered { .. }) { earlier - trained_rows } else { 0 };
+        Ok(FoldFit { fold, fit, is_kept, mean: factor.mean(kept.len() + 1), trained_rows, left_out_rows, test })
+    };
+    plan.folds().into_iter().map(one).collect()
 }
 
-impl Fitted<'_> {
-    /// The second pass.
-    async fn errors(
-        &self,
-        mut stream: SendableRecordBatchStream,
-        split: Split,
-        shown: &mut Shown,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<TestErrors> {
-        let mut reader = Reader::new(self.layout, split);
-        let mut errors = TestErrors::default();
-        let mut predictions = Vec::new();
-        while let Some(batch) = stream.try_next().await? {
-            let rows = reader.read(&batch)?;
-            let values = rows.values();
-            let features: Vec<&[f64]> = self.kept.iter().map(|feature| values[*feature]).collect();
-            let target = values[values.len() - 1];
-            let Fit { intercept, coefficients } = &self.fit;
-            predict_into(*intercept, coefficients, &features, batch.num_rows(), &mut predictions);
-            for (&row, &previous) in rows.test.iter().zip(rows.previous) {
-                let row = row as usize;
-                errors.model.add(target[row] - predictions[row]);
-                errors.mean.add(target[row] - self.mean);
-                errors.last_value.add(target[row] - previous);
-                shown.add(predictions[row], target[row], &features, row);
-            }
-            errors.rows += rows.test.len() as u64;
-            progress(batch.num_rows() as u64);
-        }
-        Ok(errors)
+/// A fit to few rows: terms that add nothing in them get the coefficient 0.
+fn fit_what_can_be(factor: &QrFactor, objective: Objective) -> Result<Fit> {
+    let terms = factor.columns() - 2;
+    let enough = factor.rows() > objective.coefficients(terms) as u64;
+    if !enough && !objective.penalty.is_on() {
+        return Err(Error::invalid(format!(
+            "the first fold has {} rows to train {} coefficients on",
+            factor.rows(),
+            objective.coefficients(terms)
+        ))
+        .help("take more rows, or fewer --folds"));
     }
-
-    /// The scores. The test rows' own factor, from the first pass, says what the squares must add up to.
-    fn evaluate(&self, errors: &TestErrors, factor: &QrFactor) -> Result<Evaluation> {
-        let target = factor.columns() - 1;
-        let wanted = factor.residual_squares(self.fit.intercept, &self.fit.coefficients);
-        let rounding = 1e-6 * wanted + 1e-12 * factor.norm(target).powi(2);
-        if errors.rows != factor.rows() || (errors.model.squares() - wanted).abs() > rounding {
-            return Err(Error::invalid("the query gave other rows when it ran the second time, to test the model")
-                .help("give it a fixed order (ORDER BY), leave out random() and the like, or store its result first"));
-        }
-        let spread = if fit::is_constant(factor, target) { 0.0 } else { factor.centred_norm(target).powi(2) };
-        let score = |sums: &ErrorSums| sums.score(errors.rows, spread);
-        let model = score(&errors.model);
-        let (mean, last_value) = (score(&errors.mean), score(&errors.last_value));
-        let (mean, last_value) = (Baseline::new(mean, model), Baseline::new(last_value, model));
-        Ok(Evaluation { rows: errors.rows, model, mean, last_value })
+    if objective.penalty.is_on() {
+        return fit::solve(factor, objective);
     }
+    let redundant = fit::redundant(factor, objective.fit_intercept);
+    let kept: Vec<usize> = (0..terms).filter(|term| redundant.iter().all(|found| found.feature != *term)).collect();
+    let part = fit::solve(&select(factor, &kept), objective)?;
+    let mut coefficients = vec![0.0; terms];
+    kept.iter().zip(part.coefficients).for_each(|(term, value)| coefficients[*term] = value);
+    Ok(Fit { intercept: part.intercept, coefficients })
 }
 
-/// The first test rows, as Spark's `show` prints them.
-struct Shown {
-    rows_max: usize,
-    predictions: Vec<f64>,
-    actual: Vec<f64>,
-    features: Vec<String>,
-}
-
-impl Shown {
-    fn new(rows_max: usize) -> Self {
-        Self { rows_max, predictions: Vec::new(), actual: Vec::new(), features: Vec::new() }
-    }
-
-    fn add(&mut self, prediction: f64, actual: f64, features: &[&[f64]], row: usize) {
-        if self.predictions.len() < self.rows_max {
-            self.predictions.push(prediction);
-            self.actual.push(actual);
-            let texts: Vec<String> = features.iter().map(|values| format!("{:?}", values[row])).collect();
-            self.features.push(format!("[{}]", texts.join(",")));
-        }
-    }
-
-    fn into_batch(self, target: &str) -> Result<RecordBatch> {
-        let schema = Schema::new(vec![
-            Field::new(PREDICTION, DataType::Float64, false),
-            Field::new(target, DataType::Float64, false),
-            Field::new("features", DataType::Utf8, false),
-        ]);
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(Float64Array::from(self.predictions)),
-            Arc::new(Float64Array::from(self.actual)),
-            Arc::new(StringArray::from(self.features)),
-        ];
-        Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
-    }
+/// The training rows of the second pass must leave the residuals that the factor of the first one says.
+fn check_same(errors: &Errors, factor: &QrFactor, fitted: &Fit, weighted: bool) -> Result<()> {
+    let wanted = factor.residual_squares(fitted.intercept, &fitted.coefficients);
+    let rounding = 1e-6 * wanted + 1e-12 * factor.norm(factor.columns() - 1).powi(2);
+    let same = weighted || (errors.trained_squares - wanted).abs() <= rounding;
+    if errors.residuals.errors.rows() == factor.rows() && same { Ok(()) } else { Err(other_rows()) }
 }
 
 /// All that is known, in one value.
 fn describe(
     options: &TrainOptions,
-    all: Reduced,
+    layout: &Layout,
+    all: &Reduced,
     fit: Fit,
     factor: QrFactor,
-    features: Vec<Column>,
-    target: Column,
-) -> Model {
-    let last = factor.columns() - 1;
+    kept: &[usize],
+    errors: &Errors,
+) -> Result<Model> {
+    let Objective { fit_intercept, penalty } = options.objective;
+    let (features, terms) = used(layout, kept);
+    let target = layout.target().clone();
+    let names: Vec<String> = terms.iter().map(|term| term.name(&features)).collect();
+    let statistics = if penalty.is_on() {
+        None
+    } else {
+        statistics::statistics(&factor, &fit, &names, fit_intercept, options.confidence)?
+    };
     let rows = factor.rows();
-    let squares = factor.entry(last, last).powi(2);
-    let freedom = rows - last as u64;
-    Model {
+    let squares = factor.residual_squares(fit.intercept, &fit.coefficients);
+    let freedom = rows.saturating_sub(options.objective.coefficients(kept.len()) as u64);
+    let sums = errors.residuals.errors.score(0.0);
+    let weighted = options.roles.weight.is_some() || options.half_life.is_some();
+    let named = |column: &String| names.contains(column) || *column == target.name;
+    Ok(Model {
         version: FORMAT_VERSION,
         kind: KIND.to_owned(),
         name: options.name.clone(),
-        created: created(),
+        created: rfc3339(clock::now_ms() as f64 * 1e3),
         tidemill: env!("CARGO_PKG_VERSION").to_owned(),
         source: options.source.clone(),
+        query: options.query.clone(),
+        horizon: options.horizon.clone(),
         schema_fingerprint: Model::fingerprint(&features, &target),
-        target,
-        features,
+        handle_invalid: options.roles.handle_invalid,
+        fit_intercept,
+        penalty,
         intercept: fit.intercept,
         coefficients: fit.coefficients,
         training: TrainingRecord {
             rows,
-            test_rows: all.test.rows(),
-            split: Split::NAME.to_owned(),
-            seed: options.seed,
-            test_fraction: options.test_fraction,
-            counts: all.counts,
+            test_rows: 0,
+            split: options.evaluate.name(),
+            seed: options.evaluate.seed(),
+            test_fraction: options.evaluate.test_fraction(),
+            weight: options.roles.weight.clone(),
+            weights: weighted.then(|| WeightSums { sum: factor.weight(), effective_rows: factor.effective_rows() }),
+            time: options.roles.time.clone().zip(all.times).map(|(column, (from, to))| TimeRange {
+                column,
+                from: rfc3339(from),
+                to: rfc3339(to),
+            }),
+            half_life: options.half_life,
+            ranges: all.ranges.iter().filter(|range| named(&range.column)).cloned().collect(),
+            counts: all.counts.clone(),
             left_out: Vec::new(),
         },
         train: TrainScore {
-            rmse: (squares / rows as f64).sqrt(),
-            r2: 1.0 - squares / factor.centred_norm(last).powi(2),
-            residual_deviation: (freedom > 0).then(|| (squares / freedom as f64).sqrt()),
+            rmse: (squares / factor.weight()).sqrt(),
+            mae: Some(sums.mae),
+            mape: sums.mape,
+            r2: 1.0 - squares / total_squares(&factor, fit_intercept),
+            adjusted_r2: statistics.as_ref().map(|statistics| statistics.adjusted_r2),
+            residuals: errors.residuals.summary(),
+            residual_deviation: (freedom > 0 && !penalty.is_on()).then(|| (squares / freedom as f64).sqrt()),
         },
         test: None,
+        statistics,
         warnings: Vec::new(),
+        target,
+        features,
+        terms,
         factor,
-    }
+    })
 }
 
-fn created() -> String {
-    let now = chrono::DateTime::from_timestamp_millis(clock::now_ms()).unwrap_or_default();
-    now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+/// The features that have a term among `kept`, and these terms.
+fn used(layout: &Layout, kept: &[usize]) -> (Vec<Column>, Vec<Term>) {
+    let mut places: Vec<usize> = kept.iter().map(|term| layout.terms[*term].feature).collect();
+    places.dedup();
+    let place = |feature: usize| places.iter().position(|place| *place == feature).unwrap_or_default();
+    let terms =
+        kept.iter().map(|term| Term { feature: place(layout.terms[*term].feature), ..layout.terms[*term].clone() });
+    (places.iter().map(|place| layout.columns[*place].clone()).collect(), terms.collect())
+}
+
+/// A time as models have it.
+pub(super) fn rfc3339(microseconds: f64) -> String {
+    let time = chrono::DateTime::from_timestamp_micros(microseconds as i64).unwrap_or_default();
+    time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use datafusion::{
     execution::SendableRecordBatchStream,
-    prelude::SessionContext,
+    prelude::{DataFrame, SessionContext},
     sql::{
         parser::{CopyToSource, CopyToStatement, Statement},
         sqlparser::ast::Statement as SqlStatement,
@@ -137,7 +137,14 @@ impl QuerySession {
     ///
     /// # Errors
     /// `Invalid`, with the place where it is known; `NotFound`; those of the stores and of Kafka.
-    pub async fn run(&self, script: &Script, mut statement: Statement) -> Result<Rows> {
+    pub async fn run(&self, script: &Script, statement: Statement) -> Result<Rows> {
+        let explained = |error| failure::from_datafusion(error, Some(script));
+        let stream = self.plan(script, statement).await?.execute_stream().await.map_err(explained)?;
+        Ok(Rows { stream, script: script.clone() })
+    }
+
+    /// Plans one statement; what is no query is done at once.
+    async fn plan(&self, script: &Script, mut statement: Statement) -> Result<DataFrame> {
         if let Some(copy) = copy_of(&mut statement) {
             copy::translate(copy).map_err(|error| match script.find("OPTIONS") {
                 Some(place) => error.at(place),
@@ -152,9 +159,7 @@ impl QuerySession {
         };
         self.tables.begin(created);
         let plan = plan_statement(&self.context.state(), statement).await.map_err(explained)?;
-        let frame = self.context.execute_logical_plan(plan).await.map_err(explained)?;
-        let stream = frame.execute_stream().await.map_err(explained)?;
-        Ok(Rows { stream, script: script.clone() })
+        self.context.execute_logical_plan(plan).await.map_err(explained)
     }
 
     /// Runs a single SELECT.
@@ -162,10 +167,29 @@ impl QuerySession {
     /// # Errors
     /// As `run`; `Invalid` if it is not exactly one statement.
     pub async fn select(&self, sql: &str) -> Result<Rows> {
+        let (script, statement) = self.one(sql)?;
+        self.run(&script, statement).await
+    }
+
+    /// Runs a single SELECT for some of its columns, each of which it has once; in its order, which a SELECT around it
+    /// would lose.
+    ///
+    /// # Errors
+    /// As `select`.
+    pub async fn select_columns(&self, sql: &str, columns: &[&str]) -> Result<Rows> {
+        let (script, statement) = self.one(sql)?;
+        let frame = self.plan(&script, statement).await?;
+        let explained = |error| failure::from_datafusion(error, Some(&script));
+        let frame = frame.select_columns(columns).map_err(explained)?;
+        let stream = frame.execute_stream().await.map_err(explained)?;
+        Ok(Rows { stream, script })
+    }
+
+    fn one(&self, sql: &str) -> Result<(Script, Statement)> {
         let script = Script::command_line(sql);
         let mut statements = self.parse(&script)?;
         match (statements.pop(), statements.is_empty()) {
-            (Some(statement), true) => self.run(&script, statement).await,
+            (Some(statement), true) => Ok((script, statement)),
             _ => Err(Error::invalid("one SELECT is wanted here")),
         }
     }

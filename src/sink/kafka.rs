@@ -37,6 +37,8 @@ pub struct KafkaSink {
     group: String,
     topic: String,
     shape: RecordShape,
+    /// A later row replaces the one of its key, so each has one.
+    needs_keys: bool,
     batch: Option<u64>,
 }
 
@@ -87,7 +89,7 @@ impl KafkaSink {
                 "set topic = '...': rows without a topic of their own go there, and so does the batch's marker",
             ));
         };
-        let shape = RecordShape::new(&schema)?;
+        let shape = RecordShape::new(&schema, &table.key_fields)?;
         let group = format!("tidemill-{query_id}-marker");
         let bad = |error: KafkaError| Error::invalid(format!("the Kafka options were refused: {error}"));
         let options = client_options(table)?;
@@ -98,9 +100,14 @@ impl KafkaSink {
         let marker: BaseConsumer = consumer.create().map_err(bad)?;
         let glance: BaseConsumer = consumer.set("isolation.level", "read_uncommitted").create().map_err(bad)?;
         let (marker, glance) = (Arc::new(marker), Arc::new(glance));
-        let sink = Self { producer, marker, glance, group, topic, shape, batch: None };
+        let sink = Self { producer, marker, glance, group, topic, shape, needs_keys: false, batch: None };
         sink.check_topic().await?;
         Ok(sink)
+    }
+
+    /// From now on a row without a key is refused: later rows replace earlier ones by it.
+    pub fn require_keys(&mut self) {
+        self.needs_keys = true;
     }
 
     /// Makes this the only producer of the query: an earlier one is fenced, its open transaction aborted. Before the
@@ -179,6 +186,12 @@ impl KafkaSink {
         let records = self.shape.records(rows)?;
         for row in 0..rows.num_rows() {
             let record = records.row(row)?;
+            if self.needs_keys && record.key.is_none() {
+                return Err(Error::invalid(format!("a row for topic '{}' has the key NULL", self.topic)).help(
+                    "in output mode update a row replaces the one of its key: use COALESCE, or 'key.fields', whose JSON \
+                     has a key for NULL too",
+                ));
+            }
             if !self.try_send(&record)? {
                 self.send_when_there_is_room(&record).await?;
             }

@@ -35,6 +35,9 @@ pub struct StateFile {
     pub first_start_us: i64,
     /// The end of the last window that needs any of it, microseconds since the epoch.
     pub last_end_us: i64,
+    /// Groups of it have changed since rows were written last (output mode update).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
 }
 
 /// Writes `batches` to `path`, which nobody has written.

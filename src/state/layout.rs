@@ -24,7 +24,9 @@ const CLOSING_ROWS_MAX: usize = 8192;
 #[derive(Debug, Clone)]
 pub struct StateLayout {
     pub schema: SchemaRef,
-    /// Column of the window's (or pane's) start.
+    /// How many columns, the first ones, are the grouping keys.
+    pub keys: usize,
+    /// Column of the window's (or pane's) start; without windows of no meaning, as `end`.
     pub start: usize,
     /// Column of the window's (or pane's) end.
     pub end: usize,
@@ -46,6 +48,8 @@ pub enum Labels {
     Panes(WindowSpec),
     /// A piece of a session. Pieces of one session have equal keys and overlap, or one ends where the next starts.
     Sessions(SessionPieces),
+    /// There is no window: a row belongs to its keys for ever.
+    Groups,
     /// A row of the input, as it is: the start column, which stands for the end too, holds its event time.
     Moments(Moments),
 }
@@ -87,6 +91,9 @@ impl StateLayout {
     /// # Errors
     /// `Internal`: a defect.
     pub fn closing(&self, batch: &RecordBatch, from_us: i64, to_us: i64) -> Result<Option<RecordBatch>> {
+        if matches!(self.labels, Labels::Groups) {
+            return Ok(Some(batch.clone()).filter(|batch| batch.num_rows() > 0));
+        }
         let (starts, ends) = self.bounds(batch)?;
         let (mut rows, mut start_us, mut end_us) = (Vec::new(), Vec::new(), Vec::new());
         let mut push = |row: usize, start: i64, end: i64| {
@@ -106,6 +113,7 @@ impl StateLayout {
                     let windows = spec.windows_of_pane(starts.value(row)).ending_after(from_us);
                     windows.take_while(|window| window.end_us <= to_us).for_each(|w| push(row, w.start_us, w.end_us));
                 }
+                Labels::Groups => {}
             }
         }
         if rows.is_empty() {
@@ -129,11 +137,15 @@ impl StateLayout {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// The starts and the ends, in microseconds.
+    /// The starts and the ends, in microseconds. What is in no window is after all windows.
     ///
     /// # Errors
     /// `Internal`: a defect.
     pub fn bounds(&self, batch: &RecordBatch) -> Result<(Int64Array, Int64Array)> {
+        if matches!(self.labels, Labels::Groups) {
+            let never = Int64Array::from_value(i64::MAX, batch.num_rows());
+            return Ok((never.clone(), never));
+        }
         let starts = self.micros(batch, self.start)?;
         let ends = match &self.labels {
             Labels::Moments(moments) => starts.unary(|time| moments.due_us(time)),
@@ -142,13 +154,22 @@ impl StateLayout {
         Ok((starts, ends))
     }
 
+    /// Are there rows that stay however far the watermark goes?
+    pub fn remembers(&self) -> bool {
+        matches!(&self.labels, Labels::Moments(moments) if moments.always)
+    }
+
     /// How many rows `closing` may be given at once: what it gives is that many times the windows of a row.
     pub fn rows_at_once(&self) -> usize {
-        let windows = match &self.labels {
-            Labels::Windows | Labels::Sessions(_) | Labels::Moments(_) => 1,
+        (CLOSING_ROWS_MAX / self.windows_of_a_row()).max(1)
+    }
+
+    /// In how many windows a row is at most.
+    pub fn windows_of_a_row(&self) -> usize {
+        match &self.labels {
+            Labels::Windows | Labels::Sessions(_) | Labels::Groups | Labels::Moments(_) => 1,
             Labels::Panes(spec) => spec.windows_of(0).len().max(1),
-        };
-        (CLOSING_ROWS_MAX / windows).max(1)
+        }
     }
 
     /// The rows that some window still needs when all that end up to `watermark_us` are closed; `None`: all of them.
@@ -202,6 +223,7 @@ impl StateLayout {
                 let ends = self.micros(batch, self.end)?;
                 Ok(ends.values().iter().map(|end| end.saturating_add(*gap_us)).collect())
             }
+            Labels::Groups => Ok(vec![i64::MAX; batch.num_rows()]),
         }
     }
 
@@ -224,6 +246,7 @@ impl StateLayout {
                 let next = |start: &i64| spec.windows_of_pane(*start).ending_after(after_us).next();
                 Ok(panes.iter().filter_map(next).map(|window| window.end_us).min())
             }
+            Labels::Groups => Ok(None),
         }
     }
 

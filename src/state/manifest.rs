@@ -19,6 +19,9 @@ pub struct Manifest {
     /// DataFusion's version: what a partial aggregate holds is its business.
     pub datafusion: String,
     pub partitions: PartitionTimes,
+    /// When rows that change were written last, by the timestamp of the batch (`EMIT PERIODIC`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emitted_ms: Option<i64>,
     pub operators: Vec<OperatorManifest>,
 }
 
@@ -30,7 +33,14 @@ pub struct OperatorManifest {
     pub name: String,
     /// The types of its columns, in order.
     pub types: Vec<String>,
+    /// Rows when all of them had been merged last, of state that nothing expires from.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub merged_rows: u64,
     pub files: Vec<StateFile>,
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 /// A manifest's place, in `prepared/N`.

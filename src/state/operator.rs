@@ -15,7 +15,7 @@ use arrow::{
 
 use super::{
     file::{self, StateFile},
-    layout::{Labels, StateLayout},
+    layout::StateLayout,
     manifest::OperatorManifest,
     moments::{MomentScan, RowKeys},
 };
@@ -31,11 +31,10 @@ pub const FILE_BYTES: usize = 8 << 20;
 
 /// What is not in memory is looked at when the watermark has gone on by this, in microseconds.
 const UNREAD_LOOK_US: i64 = 1_000_000;
+/// State that nothing expires from is merged when it has grown to twice what it was after that, and by so many rows.
+const MERGE_ROWS_MIN: u64 = if cfg!(test) { 16 } else { 1 << 16 };
 /// Smaller files, compressed, are written again as fewer when they are many.
 const SMALL_FILE_BYTES: u64 = 256 << 10;
-
-/// So many rows may be held that no row looks at any more, and twice those that are needed.
-const SURPLUS_ROWS: u64 = if cfg!(test) { 10 } else { 100_000 };
 
 /// The state of one operator of a query.
 #[derive(Debug, Clone)]
@@ -44,8 +43,8 @@ pub struct OperatorState {
     pub layout: StateLayout,
     store: Store,
     held: Vec<Held>,
-    /// Rows that were there when all were looked at, whether any row still looks at them.
-    trimmed_rows: u64,
+    /// Rows of state when all of them had been merged last.
+    merged_rows: u64,
 }
 
 /// One file, and its rows if they are in memory.
@@ -81,6 +80,10 @@ impl Held {
         Ok(next)
     }
 
+    fn is_small(&self, pending: bool) -> bool {
+        self.file.bytes < SMALL_FILE_BYTES && self.file.pending == pending
+    }
+
     fn memory_bytes(&self) -> usize {
         self.rows.iter().flat_map(|rows| rows.iter()).map(slice_bytes).sum()
     }
@@ -89,7 +92,7 @@ impl Held {
 impl OperatorState {
     /// Without any rows. `store` is the checkpoint.
     pub fn new(name: String, layout: StateLayout, store: Store) -> Self {
-        Self { name, layout, store, held: Vec::new(), trimmed_rows: 0 }
+        Self { name, layout, store, held: Vec::new(), merged_rows: 0 }
     }
 
     /// With the files of a manifest; they are read when they are needed.
@@ -114,6 +117,7 @@ impl OperatorState {
             .help("bring the old query back, or start anew with another path and checkpointLocation"));
         }
         self.held = manifest.files.iter().map(|file| Held::new(file.clone(), None)).collect();
+        self.merged_rows = manifest.merged_rows;
         Ok(self)
     }
 
@@ -138,7 +142,7 @@ impl OperatorState {
     /// What the checkpoint keeps.
     pub fn manifest(&self) -> OperatorManifest {
         let files = self.held.iter().map(|held| held.file.clone()).collect();
-        OperatorManifest { name: self.name.clone(), types: self.types(), files }
+        OperatorManifest { name: self.name.clone(), types: self.types(), merged_rows: self.merged_rows, files }
     }
 
     fn types(&self) -> Vec<String> {
@@ -158,8 +162,8 @@ impl OperatorState {
             count += batch.num_rows() as u64;
         }
         let (bytes, crc32) = file::write(&self.store, path, &self.layout.schema, &rows).await?;
-        let file =
-            StateFile { path: path.to_owned(), bytes, crc32, rows: count, input_rows, first_start_us, last_end_us };
+        let (path, pending) = (path.to_owned(), false);
+        let file = StateFile { path, bytes, crc32, rows: count, input_rows, first_start_us, last_end_us, pending };
         let rows = rows.into_iter().map(compact).collect::<Result<Vec<_>>>()?;
         self.held.push(Held::new(file, Some(Arc::new(rows))));
         self.limit_memory();
@@ -194,24 +198,6 @@ impl OperatorState {
     /// columns: at all rows.
     pub fn scan_moments(&self, (from_us, to_us): (i64, i64), keys: Vec<RowKeys>) -> MomentScan {
         MomentScan::new((self.layout.clone(), self.store.clone()), self.held.clone(), (from_us, to_us), keys)
-    }
-
-    /// Takes all files out, to be written again as fewer: the rows live at `watermark_us`.
-    pub fn take_all(&mut self, watermark_us: i64) -> LiveRows {
-        let left = std::mem::take(&mut self.held).into_iter().map(|held| (held, watermark_us)).collect();
-        LiveRows { layout: self.layout.clone(), store: self.store.clone(), left }
-    }
-
-    /// Are there so many rows that it pays to look for those that no row looks at any more? Then there are at most three
-    /// times as many as are needed, and each was looked at about twice.
-    pub fn has_surplus(&self) -> bool {
-        matches!(&self.layout.labels, Labels::Moments(moments) if moments.always)
-            && self.rows() > 3 * self.trimmed_rows + SURPLUS_ROWS
-    }
-
-    /// What is held now is what is needed.
-    pub fn trimmed(&mut self) {
-        self.trimmed_rows = self.rows();
     }
 
     /// Forgets what no window needs when all that end up to `watermark_us` are closed.
@@ -303,17 +289,74 @@ impl OperatorState {
         LiveRows { layout, store, left }
     }
 
-    /// How many files are small.
-    pub fn small_files(&self) -> usize {
-        self.held.iter().filter(|held| held.file.bytes < SMALL_FILE_BYTES).count()
+    /// Says of the files that were added when there were `files` files whether their groups are still to be written.
+    pub fn mark(&mut self, files: usize, pending: bool) {
+        self.held.iter_mut().skip(files).for_each(|held| held.file.pending = pending);
+    }
+
+    /// Are there groups to be written?
+    pub fn has_pending(&self) -> bool {
+        self.held.iter().any(|held| held.file.pending)
+    }
+
+    /// The rows whose groups are still to be written, as far as a window needs them that ends after `watermark_us`, and
+    /// how many they are at most.
+    pub fn pending(&self, watermark_us: i64) -> (LiveRows, u64) {
+        let pending = || self.held.iter().filter(|held| held.file.pending);
+        let left = pending().map(|held| (held.clone(), watermark_us)).collect();
+        let rows = LiveRows { layout: self.layout.clone(), store: self.store.clone(), left };
+        (rows, pending().map(|held| held.file.rows).sum())
+    }
+
+    /// The number of input rows that no window needs any more when the watermark goes from `from_us` to `to_us`.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt`.
+    pub async fn released(&self, from_us: i64, to_us: i64) -> Result<u64> {
+        let mut released = 0;
+        for held in &self.held {
+            if held.file.last_end_us <= from_us || held.file.first_start_us >= to_us {
+                continue;
+            }
+            for batch in rows_of(held.clone(), &self.store, &self.layout).await?.iter() {
+                released += self.layout.released(batch, from_us, to_us)?;
+            }
+        }
+        Ok(released)
+    }
+
+    /// How many files are small, of those whose groups are still to be written or of the others.
+    pub fn small_files(&self, pending: bool) -> usize {
+        self.held.iter().filter(|held| held.is_small(pending)).count()
+    }
+
+    /// Takes all files out whose groups are written, if nothing expires and groups may have many rows by now: what is
+    /// never forgotten has to follow the groups, not the batches. `None` if it is not worth it yet.
+    pub fn take_grown(&mut self) -> Option<LiveRows> {
+        let is_settled = |held: &Held| !held.file.pending;
+        let rows: u64 = self.held.iter().filter(|held| is_settled(held)).map(|held| held.file.rows).sum();
+        if rows < 2 * self.merged_rows + MERGE_ROWS_MIN {
+            return None;
+        }
+        let (settled, pending): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(is_settled);
+        self.held = pending;
+        let left = settled.into_iter().map(|held| (held, i64::MIN)).collect();
+        Some(LiveRows { layout: self.layout.clone(), store: self.store.clone(), left })
+    }
+
+    /// What `take_grown` gave is back, as the files that were added when there were `files` files.
+    pub fn merged(&mut self, files: usize) {
+        self.merged_rows = self.held.iter().skip(files).map(|held| held.file.rows).sum();
     }
 
     /// Takes small files out, those with the fewest rows, to be written again as fewer: at least half of them. Returns
-    /// their rows, live at `watermark_us`, as a scan that changes no label.
-    pub fn take_small(&mut self, watermark_us: i64) -> LiveRows {
-        self.held.sort_by_key(|held| (held.file.bytes < SMALL_FILE_BYTES, std::cmp::Reverse(held.file.rows)));
-        let large = self.held.len() - self.small_files();
-        let keep = large + self.small_files() / 2;
+    /// their rows, live at `watermark_us`, as a scan that changes no label. Files whose groups are still to be written
+    /// and others do not mix.
+    pub fn take_small(&mut self, watermark_us: i64, pending: bool) -> LiveRows {
+        self.held.sort_by_key(|held| (held.is_small(pending), std::cmp::Reverse(held.file.rows)));
+        let small = self.small_files(pending);
+        let large = self.held.len() - small;
+        let keep = large + small / 2;
         // Each file that stays has more rows than all the smaller ones together, so that no row is written often.
         let rows = |held: &[Held]| held.iter().map(|held| held.file.rows).sum::<u64>();
         let outweighs = |at: &usize| self.held[*at].file.rows > rows(&self.held[at + 1..]);

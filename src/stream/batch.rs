@@ -97,6 +97,8 @@ pub struct BatchWork<'a> {
     pub batch: u64,
     pub timestamp_ms: i64,
     pub ranges: &'a [OffsetRange],
+    /// Rows of groups that change are written at its end.
+    pub emits: bool,
     /// Marks its temporaries.
     pub owner: &'a str,
 }

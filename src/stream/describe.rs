@@ -148,21 +148,20 @@ async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option
 
 /// Event time, and what each aggregate keeps.
 async fn describe_windows(plan: &QueryPlan, late_path: &str) -> Result<String> {
-    let Watermark { column, delay_us, idle_timeout, advances_when_idle, max_future_skew, .. } = plan.watermark()?;
-    let length = |length: &Duration| duration(i64::try_from(length.as_micros()).unwrap_or(i64::MAX));
-    let idle = if *advances_when_idle { "goes on with the wall clock" } else { "stays" };
-    let mut text = format!(
-        "event time {column}\n  the watermark is {} behind the newest event of the slowest partition\n  \
-         a partition is idle after {} without events (idleTimeout); when all are, the watermark {idle} (idleWatermark)\n  \
-         events more than {} in the future are set aside (maxFutureSkew)\n  late rows go to {late_path}\n",
-        duration(*delay_us),
-        length(idle_timeout),
-        length(max_future_skew),
-    );
+    let mut text = match plan.event_time() {
+        Some(watermark) => describe_event_time(watermark, late_path),
+        None => String::new(),
+    };
     let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
     let planned = plan.windowed(clock::now_ms(), (nothing, i64::MAX), None).await?.planned;
     for (at, operator) in planned.operators.iter().enumerate() {
         let kept = match &operator.layout.labels {
+            Labels::Windows => " and window".to_owned(),
+            Labels::Sessions(pieces) => format!(" and piece of a session (gap {})", duration(pieces.gap_us)),
+            Labels::Panes(spec) => {
+                format!(" and {}", spec.pane_us().map_or("pane".to_owned(), |us| format!("pane of {}", duration(us))))
+            }
+            Labels::Groups => String::new(),
             Labels::Moments(moments) => {
                 let _ = write!(text, "operator {at}: {}\n  state, a row for each row that waits", operator.name);
                 text.push_str(match (moments.always, moments.within_us) {
@@ -173,14 +172,33 @@ async fn describe_windows(plan: &QueryPlan, late_path: &str) -> Result<String> {
                 text.push_str(&print_schema(&operator.layout.schema));
                 continue;
             }
-            Labels::Windows => "window".to_owned(),
-            Labels::Sessions(pieces) => format!("piece of a session (gap {})", duration(pieces.gap_us)),
-            Labels::Panes(spec) => spec.pane_us().map_or("pane".to_owned(), |us| format!("pane of {}", duration(us))),
         };
-        let _ = write!(text, "aggregate {at}: {}\n  state, a row for each key and {kept}\n", operator.name);
+        let _ = write!(text, "aggregate {at}: {}\n  state, a row for each key{kept}\n", operator.name);
         text.push_str(&print_schema(&operator.layout.schema));
     }
+    let _ = write!(text, "output mode {}", plan.emit.mode.name());
+    if let Some(period) = plan.emit.period {
+        let _ = write!(text, ", at most once in {}", duration(i64::try_from(period.as_micros()).unwrap_or(i64::MAX)));
+    }
+    text.push('\n');
+    if let Some(sentence) = plan.grows()? {
+        let _ = writeln!(text, "warning: {sentence}");
+    }
     Ok(text)
+}
+
+fn describe_event_time(watermark: &Watermark, late_path: &str) -> String {
+    let Watermark { column, delay_us, idle_timeout, advances_when_idle, max_future_skew, .. } = watermark;
+    let length = |length: &Duration| duration(i64::try_from(length.as_micros()).unwrap_or(i64::MAX));
+    let idle = if *advances_when_idle { "goes on with the wall clock" } else { "stays" };
+    format!(
+        "event time {column}\n  the watermark is {} behind the newest event of the slowest partition\n  \
+         a partition is idle after {} without events (idleTimeout); when all are, the watermark {idle} (idleWatermark)\n  \
+         events more than {} in the future are set aside (maxFutureSkew)\n  late rows go to {late_path}\n",
+        duration(*delay_us),
+        length(idle_timeout),
+        length(max_future_skew),
+    )
 }
 
 #[cfg(test)]

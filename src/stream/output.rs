@@ -64,6 +64,13 @@ impl Output {
         }
     }
 
+    /// Rows of this sink replace earlier ones.
+    pub fn replaces(&mut self) {
+        if let Self::Kafka(sink, _) = self {
+            sink.require_keys();
+        }
+    }
+
     /// Does it keep a log of committed files?
     pub fn keeps_log(&self) -> bool {
         matches!(self, Self::File(file) if file.keeps_log)
@@ -248,6 +255,7 @@ pub fn fingerprint(source: &str, output: &Output, plan: &QueryPlan, select: &str
     let column =
         |field: &std::sync::Arc<arrow::datatypes::Field>| (field.name().clone(), field.data_type().to_string());
     let state = if plan.windowed { plan.stages()?.signature() } else { Vec::new() };
+    let forgets = plan.event_time().is_some();
     Ok(Fingerprint {
         version: 1,
         source: source.to_owned(),
@@ -255,6 +263,8 @@ pub fn fingerprint(source: &str, output: &Output, plan: &QueryPlan, select: &str
         columns: plan.schema().fields().iter().map(column).collect(),
         select: select.to_owned(),
         state,
+        output_mode: plan.emit.mode.name().to_owned(),
+        forgets,
     })
 }
 

@@ -28,7 +28,7 @@ use super::{
     windowed::{self, LateRows, PlannedStages, Stages, Watermarks},
 };
 use crate::{
-    catalog::{Connector, Insert, Job, ParseMode, SqlText, Table, Watermark, locate_error},
+    catalog::{Connector, Emit, Insert, Job, OutputMode, ParseMode, SqlText, Table, Watermark, locate_error},
     error::{Error, Result},
     session::{SessionLimits, plan_sql, session},
 };
@@ -44,8 +44,12 @@ pub struct QueryPlan {
     /// The Kafka table that it reads.
     pub source: Table,
     input: Arc<BatchInput>,
-    /// It aggregates over windows, so it needs state.
+    /// It aggregates, so it needs state.
     pub windowed: bool,
+    /// Which rows it writes.
+    pub emit: Emit,
+    /// Its windows wait for the watermark of the source.
+    waits: bool,
 }
 
 impl std::fmt::Debug for QueryPlan {
@@ -107,7 +111,8 @@ impl QueryPlan {
         let logical = plan_select(&context, &insert.select).await?;
         // First: an optimizer that folds the constant would say less.
         constant::check(&context.state(), &logical).map_err(|error| error.at(insert.place.clone()))?;
-        let (source, windowed) = source(&context, &logical).map_err(|error| error.at(insert.place.clone()))?;
+        let emit = job.emit(insert)?;
+        let (source, windowed) = source(&context, &logical, emit).map_err(|error| error.at(insert.place.clone()))?;
         let found = inputs.into_iter().find(|(table, _)| table.name.eq_ignore_ascii_case(&source));
         let (table, input) = found.ok_or_else(|| {
             Error::unsupported(format!("the INSERT reads {source:?}, which is no Kafka table"))
@@ -116,7 +121,9 @@ impl QueryPlan {
         })?;
         let logical = normalise(logical).map_err(|error| error.at(insert.place.clone()))?;
         let schema = Arc::clone(logical.schema().inner());
-        if windowed && table.watermark.is_none() {
+        let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
+        windowed::check_fields(&schema, sink)?;
+        if windowed && table.watermark.is_none() && emit.mode == OutputMode::Append {
             return Err(Error::invalid(format!(
                 "the table {} has no WATERMARK, so nobody knows when a window, or what a row looks back to, is complete",
                 table.name
@@ -124,12 +131,17 @@ impl QueryPlan {
             .at(table.place.clone())
             .help("declare it among the columns: WATERMARK FOR ts AS ts - INTERVAL '10' SECOND"));
         }
+        let mut waits = windowed && table.watermark.is_some() && emit.mode != OutputMode::Complete;
         if windowed {
-            let stages = windowed::split(context.state().optimize(&logical)?);
-            let checked = stages.and_then(|stages| windowed::check(&stages));
-            checked.map_err(|error| error.at(insert.place.clone()))?;
+            let stages = windowed::split(context.state().optimize(&logical)?, emit, waits).and_then(|stages| {
+                windowed::check(&stages)?;
+                windowed::check_sink(&stages, sink)?;
+                Ok(stages)
+            });
+            let stages = stages.map_err(|error| error.at(insert.place.clone()))?;
+            waits &= stages.operators.iter().any(|operator| operator.spec.is_some());
         }
-        Ok(Self { context, logical, schema, source: table.clone(), input, windowed })
+        Ok(Self { context, logical, schema, source: table.clone(), input, windowed, emit, waits })
     }
 
     /// The schema of the rows that it gives.
@@ -170,7 +182,7 @@ impl QueryPlan {
     ) -> Result<WindowedPlan> {
         self.input.lock().projection = None;
         let state = self.state_at(timestamp_ms);
-        let stages = windowed::split(state.optimize(&self.logical)?)?;
+        let stages = windowed::split(state.optimize(&self.logical)?, self.emit, self.waits)?;
         let planned = windowed::plan(&stages, &state, (watermarks, future_us), LateRows::new(late)).await?;
         let projection = self.input.lock().projection.take().unwrap_or_default();
         Ok(WindowedPlan { planned, projection, input: Arc::clone(&self.input) })
@@ -182,15 +194,28 @@ impl QueryPlan {
     /// As `batch`.
     pub fn stages(&self) -> Result<Stages> {
         // now() at one moment, so that the text of the plan is the same at every start.
-        windowed::split(self.state_at(0).optimize(&self.logical)?)
+        windowed::split(self.state_at(0).optimize(&self.logical)?, self.emit, self.waits)
     }
 
-    /// What the table says of event time.
+    /// What the table says of event time, if windows wait for it: then they are forgotten when it has passed.
+    pub fn event_time(&self) -> Option<&Watermark> {
+        self.source.watermark.as_ref().filter(|_| self.waits)
+    }
+
+    /// A warning, if the state grows for ever.
     ///
     /// # Errors
-    /// `Internal`: a defect.
-    pub fn watermark(&self) -> Result<&Watermark> {
-        self.source.watermark.as_ref().ok_or_else(|| Error::internal("the source has no watermark"))
+    /// As `batch`.
+    pub fn grows(&self) -> Result<Option<String>> {
+        if !self.windowed || !windowed::grows(&self.stages()?) {
+            return Ok(None);
+        }
+        let mode = self.emit.mode.name();
+        let why = match self.emit.mode {
+            OutputMode::Complete => "needs all groups for ever".to_owned(),
+            _ => "has no window that a WATERMARK closes".to_owned(),
+        };
+        Ok(Some(format!("output mode {mode} {why}: nothing is forgotten, and the state grows with each new group")))
     }
 
     /// What becomes of records that cannot be used.
@@ -270,10 +295,12 @@ impl WindowedPlan {
 }
 
 /// The one table that the plan reads, and whether it needs state.
-fn source(context: &SessionContext, logical: &LogicalPlan) -> Result<(String, bool)> {
+fn source(context: &SessionContext, logical: &LogicalPlan, emit: Emit) -> Result<(String, bool)> {
     let optimized = context.state().optimize(logical)?;
-    if !windowed::needs_state(&optimized)? {
-        return Ok((stateless::streaming_source(logical)?, false));
+    if !windowed::needs_state(&optimized, emit.mode)? {
+        let source = stateless::streaming_source(logical)?;
+        stateless::check_emit(emit)?;
+        return Ok((source, false));
     }
     Ok((stateless::one_table(logical)?, true))
 }

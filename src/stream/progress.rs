@@ -147,14 +147,15 @@ impl QueryProgress {
                 "inputRowsPerSecond": input_rate, "processedRowsPerSecond": self.rows_per_second(), "metrics": metrics,
             }]),
         );
-        put("sink", json!({"description": self.sink, "numOutputRows": self.ledger.written}));
+        put("sink", json!({"description": self.sink, "numOutputRows": self.ledger.output_rows()}));
         put("ledger", json!({"batch": self.ledger, "total": self.totals}));
         Value::Object(progress)
     }
 
     /// The one line.
     pub fn to_line(&self) -> String {
-        let Ledger { written, filtered, bad, late, .. } = self.totals;
+        let Ledger { filtered, bad, late, .. } = self.totals;
+        let written = self.totals.output_rows();
         let windows = self.windows.as_ref().map_or_else(String::new, |windows| {
             format!("  late {late}  in state {}  watermark {}", self.totals.in_state(), windows.watermark())
         });

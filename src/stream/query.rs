@@ -17,7 +17,7 @@ use super::{
     windowed::{self, Parts, SetAside, Watermarks, Windows},
 };
 use crate::{
-    catalog::{Connector, Insert, Job, KafkaTable},
+    catalog::{Connector, Insert, Job, KafkaTable, OutputMode},
     checkpoint::{
         Checkpoint, Ledger, OffsetEntry, Prepared, logged_watermark, read_watermark,
         recovery::{Decision, Facts, decide},
@@ -90,7 +90,10 @@ impl StreamingQuery {
         let source = KafkaSource::open(&table).await?;
         let description = source.description().to_owned();
         let checkpoint = Checkpoint::open(Store::open(checkpoint_location).await?).await?;
-        let output = Output::open(sink, plan.schema(), &checkpoint).await?;
+        let mut output = Output::open(sink, plan.schema(), &checkpoint).await?;
+        if plan.windowed && plan.emit.mode == OutputMode::Update {
+            output.replaces();
+        }
         let (dead_letter_store, dead_letter_sink) = output::dead_letters(sink, &plan.source, &checkpoint).await?;
         let windows = match plan.windowed {
             true => Some(Windows::open(&plan, sink, &checkpoint).await?),
@@ -176,6 +179,9 @@ impl StreamingQuery {
     /// # Errors
     /// What stopped it. Whatever was visible stays; a restart goes on from there.
     pub async fn run(mut self, trigger: Trigger, stop: &CancellationToken, reporter: &Reporter) -> Result<Ledger> {
+        if let Some(sentence) = self.plan.grows()? {
+            reporter.warn(&self.name, &sentence);
+        }
         let before = self.checkpoint.facts().await?.offsets;
         if let Err(error) = self.recover(reporter).await {
             // No start announces a batch: whoever did deletes what this one may have been about to read.
@@ -206,9 +212,13 @@ impl StreamingQuery {
             if goes_back(&self.position, &latest) {
                 self.skip_lost(reporter).await?;
             }
-            let watermark_ms = self.advance_watermark(&latest);
-            let end = match self.batch_end(trigger, &latest, &idle) {
-                None if self.would_close(watermark_ms)? => Some(self.position.clone()),
+            let end = self.batch_end(trigger, &latest, &idle);
+            let timestamp_ms = clock::now_ms();
+            let emits = self.emits(trigger, timestamp_ms, end.is_some());
+            // Windows close with the rows that say so.
+            let watermark_ms = if emits { self.advance_watermark(&latest) } else { self.watermark_ms };
+            let end = match end {
+                None if self.would_give_rows(emits, watermark_ms)? => Some(self.position.clone()),
                 end => end,
             };
             let Some(end) = end else {
@@ -223,11 +233,12 @@ impl StreamingQuery {
             progress.latest = latest;
             let entry = OffsetEntry {
                 watermark_ms: logged_watermark(watermark_ms),
-                timestamp_ms: clock::now_ms(),
+                timestamp_ms,
                 conf: spark_conf(),
                 ends: vec![end],
             }
-            .starting_at(&self.position);
+            .starting_at(&self.position)
+            .emitting(emits);
             let step = Stopwatch::start();
             self.checkpoint.write_offsets(self.next_batch, &entry).await?;
             progress.durations.wal_commit = step.elapsed_ms();
@@ -256,13 +267,18 @@ impl StreamingQuery {
         tracker.advance(clock::now_ms(), &is_behind)
     }
 
-    /// Would windows close in a batch without records?
-    fn would_close(&self, to_ms: i64) -> Result<bool> {
+    /// Does a batch that begins now write rows? With `EMIT PERIODIC` when it is time, and at the end of a bounded run.
+    fn emits(&self, trigger: Trigger, timestamp_ms: i64, has_records: bool) -> bool {
+        let is_last = trigger == Trigger::Once || (trigger.is_bounded() && !has_records);
+        let is_due = |windows: &Windows| windows.state.is_due(self.plan.emit, timestamp_ms);
+        is_last || self.windows.as_ref().is_none_or(is_due)
+    }
+
+    /// Would a batch without records write rows?
+    fn would_give_rows(&self, emits: bool, to_ms: i64) -> Result<bool> {
         let watermarks = Watermarks { from_ms: self.watermark_ms, to_ms };
-        if to_ms <= self.watermark_ms {
-            return Ok(false);
-        }
-        self.windows.as_ref().map_or(Ok(false), |windows| windows.state.would_close(watermarks))
+        let would = |windows: &Windows| windows.state.would_give_rows(self.plan.emit, emits, watermarks);
+        self.windows.as_ref().map_or(Ok(false), would)
     }
 
     /// Where the next batch ends; `None` if it shall not run yet.
@@ -291,7 +307,8 @@ impl StreamingQuery {
             reporter.warn(&self.name, sentence);
         }
         let owner = commit::owner(&self.checkpoint, batch);
-        let work = BatchWork { batch, timestamp_ms: entry.timestamp_ms, ranges: &ranges, owner: &owner };
+        let (timestamp_ms, emits) = (entry.timestamp_ms, entry.emits());
+        let work = BatchWork { batch, timestamp_ms, ranges: &ranges, emits, owner: &owner };
         let step = Stopwatch::start();
         let mut result = match self.run_plan(&work, read_watermark(entry.watermark_ms)).await {
             Ok(result) => result,

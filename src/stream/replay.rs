@@ -62,7 +62,11 @@ impl LateQuery {
     /// As planning; `Invalid` for a query without a checkpoint.
     pub async fn open(job: &Job, insert: &Insert) -> Result<Option<Self>> {
         let plan = QueryPlan::new(job, insert).await?;
-        if !plan.windowed {
+        if !plan.windowed || plan.source.watermark.is_none() {
+            return Ok(None);
+        }
+        let stages = plan.stages()?;
+        if stages.operators.iter().any(|operator| operator.spec.is_none()) {
             return Ok(None);
         }
         let name = format!("{}.{}", job.name, insert.target);
@@ -73,7 +77,6 @@ impl LateQuery {
                 .help("give its table a checkpointLocation")
         })?;
         let checkpoint = Checkpoint::open_read_only(Store::open(&location).await?).await?;
-        let stages = plan.stages()?;
         let late_schema =
             stages.late_schema().ok_or_else(|| Error::internal("a query with windows has no late rows"))?;
         let late = late_table(&sink, &late_schema, checkpoint.url());

@@ -2,7 +2,10 @@
 
 use datafusion::{common::JoinType, logical_expr::LogicalPlan};
 
-use crate::error::{Error, Result};
+use crate::{
+    catalog::{Emit, OutputMode},
+    error::{Error, Result},
+};
 
 /// Checks that the plan treats each record by itself, and names the one table that it reads.
 ///
@@ -21,6 +24,22 @@ pub fn streaming_source(plan: &LogicalPlan) -> Result<String> {
         return Err(Error::unsupported(format!("{what} over a stream")).help(help));
     }
     one_table(plan)
+}
+
+/// Checks that `emit` can be said of rows that never change.
+///
+/// # Errors
+/// `Unsupported`, saying what to do instead.
+pub fn check_emit(emit: Emit) -> Result<()> {
+    if emit.mode == OutputMode::Complete {
+        return Err(Error::unsupported("output mode complete without an aggregate")
+            .help("it would be all rows since the beginning, again and again: write outputMode = 'append'"));
+    }
+    if emit.period.is_some() {
+        return Err(Error::unsupported("EMIT PERIODIC without an aggregate")
+            .help("its rows never change, so each batch writes its own: `--trigger 10s` makes batches rarer"));
+    }
+    Ok(())
 }
 
 /// Names the one table that the plan reads.
@@ -52,9 +71,12 @@ pub const BARE_WINDOW: (&str, &str) = (
 /// What one batch alone cannot answer, and what to do instead.
 pub fn refusal(node: &LogicalPlan) -> Option<(String, &'static str)> {
     const STORED: &str = "run it over the stored files with `tidemill query`";
+    const CHANGES: &str = "group by a window of the event time (FROM TUMBLE(table, time, INTERVAL '1 minute')), so that \
+                           a row can be written once; or write what changes, with outputMode = 'update' or 'complete' \
+                           of a Kafka or a console table";
     let (what, help) = match node {
-        LogicalPlan::Aggregate(_) => ("an aggregate (GROUP BY, count, sum, ...)", STORED),
-        LogicalPlan::Distinct(_) => ("DISTINCT", STORED),
+        LogicalPlan::Aggregate(_) => ("an aggregate (GROUP BY, count, sum, ...) without a window", CHANGES),
+        LogicalPlan::Distinct(_) => ("DISTINCT", CHANGES),
         LogicalPlan::Window(_) => ("a window function (OVER)", STORED),
         LogicalPlan::Sort(_) => ("ORDER BY", "a stream has no end to sort to: leave it out, and sort when you query"),
         LogicalPlan::Limit(_) => {

@@ -15,6 +15,8 @@ mod job_file;
 mod kafka_source;
 mod late;
 mod model;
+mod output_mode;
+mod model_jobs;
 mod produce;
 mod query;
 mod sink;

@@ -227,3 +227,19 @@ fn rows_that_cannot_be_used_are_counted_by_column() {
     let wanted = format!("{dropped} dropped (volume: {nulls} null; buy_price: {infinite} not finite)");
     assert!(out.contains(&wanted), "no {wanted:?} in\n{out}");
 }
+
+/// It ran around the query, where an ORDER BY means nothing: rows came in the order of the file.
+#[test]
+fn the_order_of_the_query_is_that_of_the_rows() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let rows: Vec<String> = (0..50).map(|at| format!("{},{}", (at * 37) % 50, at)).collect();
+    std::fs::write(here.join("t.csv"), format!("place,y\n{}\n", rows.join("\n"))).unwrap();
+    let sql = "SELECT y, place FROM 't.csv' ORDER BY place";
+    let train = ["train", sql, "--target", "y", "--features", "", "--evaluate", "chronological", "--format", "csv"];
+    let (csv, _) = succeeds(here, &train);
+    let shown: Vec<f64> = csv.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse().unwrap()).collect();
+    let wanted: Vec<f64> =
+        (40..50).map(|place| (0..50).find(|at| (at * 37) % 50 == place).unwrap()).map(f64::from).collect();
+    assert_eq!(shown, wanted);
+}

@@ -20,17 +20,28 @@ pub(super) struct RecordShape {
     /// `None`: the whole row is the value, as a JSON object.
     value: Option<usize>,
     json: Option<JsonEncoder>,
-    key: Option<usize>,
+    key: Key,
     topic: Option<usize>,
     partition: Option<usize>,
     headers: Option<usize>,
 }
 
+/// Where the keys come from.
+#[derive(Debug)]
+enum Key {
+    None,
+    Column(usize),
+    /// A JSON object of these columns, with microseconds, so that different values give different keys.
+    Fields(Vec<usize>, JsonEncoder),
+}
+
+const KEY_TIMESTAMPS: &str = "yyyy-MM-dd'T'HH:mm:ss.SSSSSS[XXX]";
+
 /// The rows of one batch as records.
 #[derive(Debug)]
 pub(super) struct Records {
     value: Values,
-    key: Option<BinaryArray>,
+    key: Option<Values>,
     topic: Option<BinaryArray>,
     partition: Option<Int32Array>,
     headers: Option<HeaderColumn>,
@@ -63,13 +74,22 @@ pub(super) struct RecordRow<'a> {
 }
 
 impl RecordShape {
+    /// `key_fields`: the columns that make the key of a row that becomes JSON.
+    ///
     /// # Errors
     /// `Invalid`: names the column and the type that it must have.
-    pub fn new(schema: &Schema) -> Result<Self> {
+    pub fn new(schema: &Schema, key_fields: &[String]) -> Result<Self> {
         let value = column(schema, "value", "a string or binary", is_bytes)?;
         if value.is_none() {
             let json = Some(JsonEncoder::new(schema, None)?);
-            return Ok(Self { value, json, key: None, topic: None, partition: None, headers: None });
+            let key = Key::of(schema, key_fields)?;
+            return Ok(Self { value, json, key, topic: None, partition: None, headers: None });
+        }
+        if !key_fields.is_empty() {
+            return Err(Error::invalid(
+                "'key.fields' makes the key of a row that becomes JSON, and this one has a column 'value'",
+            )
+            .help("SELECT ... AS key beside the value, or leave out the column 'value'"));
         }
         for field in schema.fields() {
             if !["key", "value", "topic", "partition", "headers"].contains(&field.name().as_str()) {
@@ -80,7 +100,7 @@ impl RecordShape {
         Ok(Self {
             value,
             json: None,
-            key: column(schema, "key", "a string or binary", is_bytes)?,
+            key: column(schema, "key", "a string or binary", is_bytes)?.map_or(Key::None, Key::Column),
             topic: column(schema, "topic", "a string", is_string)?,
             partition: column(schema, "partition", "an int", |data_type| *data_type == DataType::Int32)?,
             headers: column(schema, "headers", "array<struct<key: string, value: binary>>", is_headers)?,
@@ -91,22 +111,17 @@ impl RecordShape {
     pub fn records(&self, rows: &RecordBatch) -> Result<Records> {
         let value = match (self.value, &self.json) {
             (Some(index), _) => Values::Column(bytes(rows.column(index))?),
-            (None, Some(json)) => {
-                let mut text = Vec::new();
-                json.encode(rows, &mut text)?;
-                // JSON escapes line feeds, so each one ends a row.
-                let ends: Vec<usize> = memchr::memchr_iter(b'\n', &text).collect();
-                if ends.len() != rows.num_rows() {
-                    return Err(Error::internal(format!("{} rows gave {} lines", rows.num_rows(), ends.len())));
-                }
-                Values::Lines(text, ends)
-            }
+            (None, Some(json)) => Values::json(json, rows)?,
             (None, None) => return Err(Error::internal("a record has no value")),
         };
         let bytes_at = |index: Option<usize>| index.map(|index| bytes(rows.column(index))).transpose();
         Ok(Records {
             value,
-            key: bytes_at(self.key)?,
+            key: match &self.key {
+                Key::None => None,
+                Key::Column(index) => Some(Values::Column(bytes(rows.column(*index))?)),
+                Key::Fields(fields, json) => Some(Values::json(json, &rows.project(fields)?)?),
+            },
             topic: bytes_at(self.topic)?,
             partition: self.partition.map(|index| rows.column(index).as_primitive::<Int32Type>().clone()),
             headers: self.headers.map(|index| HeaderColumn::new(rows.column(index))).transpose()?,
@@ -114,17 +129,52 @@ impl RecordShape {
     }
 }
 
+impl Key {
+    fn of(schema: &Schema, fields: &[String]) -> Result<Self> {
+        if fields.is_empty() {
+            return Ok(Self::None);
+        }
+        let index = |name: &String| {
+            schema.index_of(name).map_err(|_| {
+                let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+                Error::invalid(format!("'key.fields' names {name}, which is no column of the rows"))
+                    .help(format!("they have {}", names.join(", ")))
+            })
+        };
+        let fields = fields.iter().map(index).collect::<Result<Vec<_>>>()?;
+        let json = JsonEncoder::new(&schema.project(&fields)?, Some(KEY_TIMESTAMPS))?;
+        Ok(Self::Fields(fields, json))
+    }
+}
+
+impl Values {
+    fn json(json: &JsonEncoder, rows: &RecordBatch) -> Result<Self> {
+        let mut text = Vec::new();
+        json.encode(rows, &mut text)?;
+        // JSON escapes line feeds, so each one ends a row.
+        let ends: Vec<usize> = memchr::memchr_iter(b'\n', &text).collect();
+        if ends.len() != rows.num_rows() {
+            return Err(Error::internal(format!("{} rows gave {} lines", rows.num_rows(), ends.len())));
+        }
+        Ok(Self::Lines(text, ends))
+    }
+
+    fn row(&self, row: usize) -> Option<&[u8]> {
+        match self {
+            Self::Column(array) => at(array, row),
+            Self::Lines(text, ends) => {
+                let start = if row == 0 { 0 } else { ends[row - 1] + 1 };
+                Some(&text[start..ends[row]])
+            }
+        }
+    }
+}
+
 impl Records {
     /// # Errors
     /// `Invalid` for a partition number below 0.
     pub fn row(&self, row: usize) -> Result<RecordRow<'_>> {
-        let value = match &self.value {
-            Values::Column(array) => at(array, row),
-            Values::Lines(text, ends) => {
-                let start = if row == 0 { 0 } else { ends[row - 1] + 1 };
-                Some(&text[start..ends[row]])
-            }
-        };
+        let value = self.value.row(row);
         let topic = match self.topic.as_ref().and_then(|array| at(array, row)) {
             Some(topic) => Some(std::str::from_utf8(topic).map_err(|error| Error::internal(error.to_string()))?),
             None => None,
@@ -134,7 +184,7 @@ impl Records {
             return Err(Error::invalid(format!("column 'partition' holds {partition}"))
                 .help("a partition is 0 or more; NULL lets the key decide"));
         }
-        let key = self.key.as_ref().and_then(|array| at(array, row));
+        let key = self.key.as_ref().and_then(|keys| keys.row(row));
         let headers = self.headers.as_ref().and_then(|column| Some((column, column.range(row)?)));
         Ok(RecordRow { topic, partition, key, value, headers })
     }
@@ -229,10 +279,31 @@ mod tests {
             ("key", Arc::new(StringArray::from(vec![Some("a\nb"), None])) as ArrayRef),
             ("n", Arc::new(Int64Array::from(vec![1, 2]))),
         ]);
-        let records = RecordShape::new(&rows.schema()).unwrap().records(&rows).unwrap();
+        let records = RecordShape::new(&rows.schema(), &[]).unwrap().records(&rows).unwrap();
         assert_eq!(records.row(0).unwrap().value, Some(br#"{"key":"a\nb","n":1}"#.as_slice()));
         let second = records.row(1).unwrap();
         assert_eq!((second.value, second.key), (Some(br#"{"n":2}"#.as_slice()), None));
+    }
+
+    #[test]
+    fn key_fields_become_a_json_object() {
+        let rows = rows(vec![
+            ("n", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+            ("s", Arc::new(StringArray::from(vec![Some("a"), None]))),
+            ("t", Arc::new(arrow::array::TimestampMicrosecondArray::from(vec![1_000_001, 2]))),
+        ]);
+        let shape = |fields: &[&str]| {
+            let fields: Vec<String> = fields.iter().map(ToString::to_string).collect();
+            RecordShape::new(&rows.schema(), &fields)
+        };
+        let records = shape(&["s", "t"]).unwrap().records(&rows).unwrap();
+        let key = |row| String::from_utf8(records.row(row).unwrap().key.unwrap().to_vec()).unwrap();
+        assert_eq!(key(0), r#"{"s":"a","t":"1970-01-01T00:00:01.000001"}"#);
+        assert_eq!(key(1), r#"{"t":"1970-01-01T00:00:00.000002"}"#);
+        assert!(records.row(1).unwrap().value.unwrap().starts_with(br#"{"n":2"#));
+        assert!(shape(&["x"]).unwrap_err().to_string().contains("names x"));
+        let value = Schema::new(vec![Field::new("value", DataType::Utf8, true)]);
+        assert!(RecordShape::new(&value, &["value".to_owned()]).unwrap_err().message().contains("'key.fields'"));
     }
 
     #[test]
@@ -253,7 +324,7 @@ mod tests {
             ("partition", Arc::new(Int32Array::from(vec![Some(3), None]))),
             ("headers", Arc::new(headers)),
         ]);
-        let records = RecordShape::new(&rows.schema()).unwrap().records(&rows).unwrap();
+        let records = RecordShape::new(&rows.schema(), &[]).unwrap().records(&rows).unwrap();
         let first = records.row(0).unwrap();
         assert_eq!(
             (first.value, first.key, first.topic, first.partition),
@@ -272,7 +343,7 @@ mod tests {
             let value = Field::new("value", DataType::Utf8, true);
             let fields = if name == "value" { vec![] } else { vec![value] };
             let fields = [fields, vec![Field::new(name, data_type, true)]].concat();
-            RecordShape::new(&Schema::new(fields)).unwrap_err().to_string()
+            RecordShape::new(&Schema::new(fields), &[]).unwrap_err().to_string()
         };
         assert!(refuse("value", DataType::Int64).contains("'value'"));
         assert!(refuse("partition", DataType::Int64).contains("must be an int"));
@@ -282,7 +353,7 @@ mod tests {
             ("value", Arc::new(StringArray::from(vec!["v"])) as ArrayRef),
             ("partition", Arc::new(Int32Array::from(vec![-1]))),
         ]);
-        let records = RecordShape::new(&rows.schema()).unwrap().records(&rows).unwrap();
+        let records = RecordShape::new(&rows.schema(), &[]).unwrap().records(&rows).unwrap();
         assert!(records.row(0).unwrap_err().message().contains("-1"));
     }
 }

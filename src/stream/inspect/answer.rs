@@ -26,6 +26,7 @@ impl Situation {
         match (&self.state.last_batch, self.next_rows(), &self.event_time) {
             (None, ..) => self.no_records(),
             (_, Some(next), Some(event_time)) => self.windows_wait(next, event_time),
+            (Some(_), ..) if self.next_emission_ms().is_some() => self.period_waits(),
             (Some(batch), ..) => {
                 // The last batch may have closed windows only.
                 let recent = if batch.ledger.consumed > 0 { batch.ledger } else { batch.totals };
@@ -36,6 +37,22 @@ impl Situation {
 
     fn next_rows(&self) -> Option<NextClose> {
         self.state.windows.as_ref()?.next_rows
+    }
+
+    fn next_emission_ms(&self) -> Option<i64> {
+        self.state.windows.as_ref()?.next_emission_ms
+    }
+
+    fn period_waits(&self) -> Answer {
+        let next_ms = self.next_emission_ms().unwrap_or(self.now_ms);
+        let left_ms = next_ms.saturating_sub(self.now_ms);
+        let when = if left_ms > 0 { format!("in {}", rough(left_ms)) } else { "with the next batch".to_owned() };
+        let sentence = format!(
+            "every record that came is read, and groups have changed: a running job writes them {when}, at {} \
+             (EMIT PERIODIC)",
+            iso_ms(next_ms)
+        );
+        answer(Reason::Period, sentence).hint("start the job if it does not run; a shorter period writes them sooner")
     }
 
     fn under_way(&self, id: u64, started_ms: i64) -> Answer {
@@ -217,7 +234,8 @@ impl Situation {
                     .hint("compare the WHERE with what `tidemill query` shows of the topic");
             }
         }
-        let done = if self.event_time.is_some() { "and no window is open" } else { "and its rows are written" };
+        let waits = self.state.windows.as_ref().is_some_and(|windows| windows.output_mode == "append");
+        let done = if waits { "and no window is open" } else { "and its rows are written" };
         let sentence = format!("every record that came is read, {done}: the next rows appear after new records");
         answer(Reason::NothingNew, sentence)
     }

@@ -57,8 +57,13 @@ fn open(watermark_s: i64, holder: Holder, partitions: Vec<PartitionReport>) -> S
     let counts = StateCounts { held: 5, ..StateCounts::default() };
     let mut situation = done(Ledger::of_stateful(5, 0, 0, counts, 0));
     let next = NextClose::of(Span { start_us: 0, end_us: MINUTE_US }, 0);
-    situation.state.windows =
-        Some(WindowsReport { watermark_ms: Some(watermark_s * 1000), aggregates: Vec::new(), next_rows: Some(next) });
+    situation.state.windows = Some(WindowsReport {
+        output_mode: "append",
+        watermark_ms: Some(watermark_s * 1000),
+        aggregates: Vec::new(),
+        next_rows: Some(next),
+        next_emission_ms: None,
+    });
     situation.event_time = Some(EventTimeReport {
         column: "ts".into(),
         delay_us: 10_000_000,

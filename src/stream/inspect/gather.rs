@@ -6,7 +6,7 @@ use super::{
     stand::{self, Stand},
 };
 use crate::{
-    catalog::{Connector, Insert, Job, KafkaTable, Table},
+    catalog::{Connector, Insert, Job, KafkaTable, Table, Watermark},
     checkpoint::Checkpoint,
     clock,
     error::{Error, Result},
@@ -123,15 +123,15 @@ impl Looked<'_> {
             None => source.starting_offsets().await?,
         };
         let now_ms = clock::now_ms();
-        let (event_time, times) = match self.plan.windowed {
-            true => {
+        let (event_time, times) = match self.plan.event_time() {
+            Some(policy) => {
                 let tracker = match stand.state {
                     Some(state) => state.tracker,
-                    None => WatermarkTracker::new(self.plan.watermark()?.clone()),
+                    None => WatermarkTracker::new(policy.clone()),
                 };
-                (Some(self.event_time(tracker.clone(), now_ms, &position, &latest)?), Some(tracker))
+                (Some(event_time(policy, tracker.clone(), now_ms, (&position, &latest))), Some(tracker))
             }
-            false => (None, None),
+            None => (None, None),
         };
         let partitions = partitions(&position, &latest, event_time.as_ref(), times.as_ref(), now_ms);
         let lost = data_loss(&position, &earliest, &latest).into_iter().map(|loss| loss.sentence).collect();
@@ -150,25 +150,23 @@ impl Looked<'_> {
             state,
         })
     }
+}
 
-    fn event_time(
-        &self,
-        mut tracker: WatermarkTracker,
-        now_ms: i64,
-        position: &Offsets,
-        latest: &Offsets,
-    ) -> Result<EventTimeReport> {
-        let policy = self.plan.watermark()?;
-        let is_behind = |topic: &str, partition: i32| position.get(topic, partition) < latest.get(topic, partition);
-        let watermark_ms = tracker.advance(now_ms, &is_behind);
-        Ok(EventTimeReport {
-            column: policy.column.clone(),
-            delay_us: policy.delay_us,
-            idle_timeout_ms: i64::try_from(policy.idle_timeout.as_millis()).unwrap_or(i64::MAX),
-            advances_when_idle: policy.advances_when_idle,
-            watermark_ms: (watermark_ms != NO_WATERMARK_MS).then_some(watermark_ms),
-            holder: tracker.holder(now_ms, &is_behind),
-        })
+fn event_time(
+    policy: &Watermark,
+    mut tracker: WatermarkTracker,
+    now_ms: i64,
+    (position, latest): (&Offsets, &Offsets),
+) -> EventTimeReport {
+    let is_behind = |topic: &str, partition: i32| position.get(topic, partition) < latest.get(topic, partition);
+    let watermark_ms = tracker.advance(now_ms, &is_behind);
+    EventTimeReport {
+        column: policy.column.clone(),
+        delay_us: policy.delay_us,
+        idle_timeout_ms: i64::try_from(policy.idle_timeout.as_millis()).unwrap_or(i64::MAX),
+        advances_when_idle: policy.advances_when_idle,
+        watermark_ms: (watermark_ms != NO_WATERMARK_MS).then_some(watermark_ms),
+        holder: tracker.holder(now_ms, &is_behind),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::report::{NextClose, OperatorReport, Span, WindowsReport};
 use crate::{
+    catalog::OutputMode,
     error::Result,
     event_time::NO_WATERMARK_MS,
     state::{Labels, OperatorState, read_file},
@@ -25,10 +26,18 @@ pub async fn windows(state: &QueryState, stages: &Stages, watermark_ms: i64, sto
         aggregates.push(aggregate(operator, stage_us(watermark_ms, operator.layout.behind_us), store).await?);
     }
     let specs: Vec<(WindowSpec, i64)> =
-        stages.operators.iter().map(|operator| (operator.spec, operator.behind_us)).collect();
+        stages.operators.iter().filter_map(|operator| Some((operator.spec?, operator.behind_us))).collect();
     let first: Vec<Option<Span>> = aggregates.iter().map(|aggregate| aggregate.first).collect();
     let watermark_ms = (watermark_ms != NO_WATERMARK_MS).then_some(watermark_ms);
-    Ok(WindowsReport { watermark_ms, next_rows: next_rows(&first, &specs), aggregates })
+    // In the other modes rows do not wait for a window to close.
+    let next_rows = if stages.emit.mode == OutputMode::Append { next_rows(&first, &specs) } else { None };
+    let next_emission_ms = match (state.has_pending(), stages.emit.period, state.emitted_ms) {
+        (true, Some(period), Some(last_ms)) => {
+            Some(last_ms.saturating_add(i64::try_from(period.as_millis()).unwrap_or(i64::MAX)))
+        }
+        _ => None,
+    };
+    Ok(WindowsReport { output_mode: stages.emit.mode.name(), watermark_ms, next_rows, next_emission_ms, aggregates })
 }
 
 /// When the last aggregate gives rows: those that it holds, or those that it gets from the one before it.
@@ -53,6 +62,10 @@ async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> R
         for batch in read_file(store, file, &layout.schema).await? {
             let batch = layout.live(&batch, closed_us)?.unwrap_or(batch);
             rows += batch.num_rows() as u64;
+            if matches!(layout.labels, Labels::Groups) {
+                input_rows += layout.input_rows(&batch)?;
+                continue;
+            }
             let (starts, ends) = layout.bounds(&batch)?;
             let spans = starts.values().iter().zip(ends.values());
             // In order of their ends, as they close.
@@ -79,6 +92,7 @@ async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> R
             Labels::Panes(_) => "panes",
             Labels::Sessions(_) => "pieces of sessions",
             Labels::Moments(_) => "rows",
+            Labels::Groups => "groups",
         },
         open,
         first,
@@ -96,7 +110,7 @@ fn bounds(panes: &BTreeSet<(i64, i64)>, labels: &Labels, closed_us: i64) -> (Opt
     let (first, last) = (panes.first(), panes.last());
     match labels {
         // A session may end later than its pieces: nothing is closed before the end that is shown.
-        Labels::Windows | Labels::Sessions(_) | Labels::Moments(_) => {
+        Labels::Windows | Labels::Sessions(_) | Labels::Moments(_) | Labels::Groups => {
             let span = |(end_us, start_us): &(i64, i64)| Span { start_us: *start_us, end_us: *end_us };
             (first.map(span), last.map(span))
         }

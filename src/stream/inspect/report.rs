@@ -48,12 +48,16 @@ pub struct UnderWay {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WindowsReport {
+    pub output_mode: &'static str,
     /// Of the last batch; `None` before the first event.
     #[serde(rename = "watermark", serialize_with = "instant_ms_option")]
     pub watermark_ms: Option<i64>,
     pub aggregates: Vec<OperatorReport>,
     /// When rows come out next, if a window is open.
     pub next_rows: Option<NextClose>,
+    /// When the groups that have changed are written, with `EMIT PERIODIC`.
+    #[serde(rename = "nextEmission", serialize_with = "instant_ms_option")]
+    pub next_emission_ms: Option<i64>,
 }
 
 /// The state of one aggregate.
@@ -61,7 +65,7 @@ pub struct WindowsReport {
 #[serde(rename_all = "camelCase")]
 pub struct OperatorReport {
     pub name: String,
-    /// Of what the rows are kept: `panes` or `windows`.
+    /// Of what the rows are kept: `panes`, `windows` or `groups`.
     pub kept: &'static str,
     /// How many of them are open.
     pub open: u64,
@@ -193,6 +197,8 @@ pub enum Reason {
     NextBatch,
     /// One partition holds the watermark.
     PartitionHolds,
+    /// Groups have changed, and `EMIT PERIODIC` is not due.
+    Period,
     /// All are idle, and the watermark stays.
     AllIdle,
     /// All are idle, and the wall clock moves the watermark.

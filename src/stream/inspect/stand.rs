@@ -92,7 +92,7 @@ async fn stand(
     {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
-        let tracker = WatermarkTracker::new(plan.watermark()?.clone());
+        let tracker = WatermarkTracker::new(plan.event_time().cloned());
         let mut state = QueryState::new(&planned.operators, tracker, checkpoint.store().clone());
         state.restore(place, stand.watermark_ms).await?;
         stand.state = Some(state);

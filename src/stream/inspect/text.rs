@@ -18,8 +18,17 @@ impl StateReport {
             line(&mut text, "state", "none");
             return text;
         };
-        line(&mut text, "watermark", &windows.watermark_ms.map_or("none yet".to_owned(), iso_ms));
+        if windows.output_mode == "append" || windows.watermark_ms.is_some() {
+            line(&mut text, "watermark", &windows.watermark_ms.map_or("none yet".to_owned(), iso_ms));
+        }
         match windows.next_rows {
+            None if windows.output_mode != "append" => {
+                let next = match windows.next_emission_ms {
+                    Some(next_ms) => format!("groups have changed: at {} (EMIT PERIODIC)", iso_ms(next_ms)),
+                    None => "of each group, when it changes".to_owned(),
+                };
+                line(&mut text, "next rows", &format!("{next}; output mode {}", windows.output_mode));
+            }
             Some(next) => {
                 let window = format!("[{}, {})", iso_us(next.window.start_us), iso_us(next.window.end_us));
                 let left = windows.watermark_ms.map_or(String::new(), |watermark_ms| {
@@ -38,15 +47,21 @@ impl StateReport {
 }
 
 impl OperatorReport {
+    fn has_windows(&self) -> bool {
+        self.kept != "groups"
+    }
+
     fn write(&self, index: usize, text: &mut String) {
         let _ = writeln!(text, "  aggregate {index}: {}", self.name);
         let bound = |span: Option<super::Span>| match span {
             Some(span) => format!("[{}, {})", iso_us(span.start_us), iso_us(span.end_us)),
             None => "none".to_owned(),
         };
-        line(text, "  open", &count(self.open, self.kept.trim_end_matches('s')));
-        line(text, "  first window", &bound(self.first));
-        line(text, "  last window", &bound(self.last));
+        if self.has_windows() {
+            line(text, "  open", &count(self.open, self.kept.trim_end_matches('s')));
+            line(text, "  first window", &bound(self.first));
+            line(text, "  last window", &bound(self.last));
+        }
         let rows = format!("{} of state for {} of input", count(self.rows, "row"), count(self.input_rows, "row"));
         line(text, "  holds", &rows);
         line(text, "  files", &format!("{}, {}", count(self.files, "file"), count(self.bytes, "byte")));
@@ -78,6 +93,7 @@ impl Situation {
             None => line(&mut text, "last batch", "none was committed yet"),
         }
         self.write_event_time(&mut text);
+        self.write_state(&mut text);
         self.write_partitions(&mut text);
         text
     }
@@ -99,11 +115,21 @@ impl Situation {
             let left = if left_ms > 0 { format!("{} of event time to go", rough(left_ms)) } else { "now".to_owned() };
             line(text, "next close", &format!("when it reaches {}: {left}", iso_ms(next.watermark_ms)));
         }
+    }
+
+    fn write_state(&self, text: &mut String) {
+        let Some(windows) = &self.state.windows else { return };
+        if let Some(next_ms) = windows.next_emission_ms {
+            line(text, "next rows", &format!("at {} (EMIT PERIODIC)", iso_ms(next_ms)));
+        }
         for (index, aggregate) in windows.aggregates.iter().enumerate() {
             let OperatorReport { open, kept, rows, input_rows, name, .. } = aggregate;
             let rows = format!("{} for {}", count(*rows, "row"), count(*input_rows, "row of input"));
-            let open = count(*open, kept.trim_end_matches('s'));
-            line(text, "in state", &format!("{open} open, {rows} (aggregate {index}: {name})"));
+            let open = match aggregate.has_windows() {
+                true => format!("{} open, ", count(*open, kept.trim_end_matches('s'))),
+                false => String::new(),
+            };
+            line(text, "in state", &format!("{open}{rows} (aggregate {index}: {name})"));
         }
     }
 

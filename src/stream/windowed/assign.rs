@@ -145,7 +145,9 @@ impl Assign {
         let times = micros(batch.column(self.sieve.time))?;
         let mut sorted = Sorted::default();
         match self.labels {
-            Labels::Windows | Labels::Sessions(_) | Labels::Moments(_) => self.windows(&times, &mut sorted),
+            Labels::Windows | Labels::Sessions(_) | Labels::Groups | Labels::Moments(_) => {
+                self.windows(&times, &mut sorted);
+            }
             Labels::Panes(_) => self.panes(&times, &mut sorted),
         }
         let aside = if sorted.aside.is_empty() {

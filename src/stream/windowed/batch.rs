@@ -59,7 +59,7 @@ pub async fn run_batch(parts: &mut Parts<'_>, work: &BatchWork<'_>, watermarks: 
             attempt(parts, work, watermarks, Some(mode)).await.map_err(|error| match (error.kind(), mode) {
                 // Every record passed alone: it is an expression over the rows of the aggregate.
                 (ErrorKind::BadRecord, ParseMode::DeadLetter | ParseMode::DropMalformed | ParseMode::Permissive) => {
-                    error.context("above the aggregate, for a window that closes").help(
+                    error.context("above the aggregate, for a group or a window").help(
                         "change the expression, with NULLIF(x, 0) or TRY_CAST, and start again: the checkpoint goes on",
                     )
                 }
@@ -80,15 +80,16 @@ async fn attempt(
     let Parts { reader, plan, state, output, aside } = parts;
     let future_us = state.tracker.future_us(work.timestamp_ms);
     let (late_in, late_out) = channel(LATE_QUEUE_BATCHES);
-    let windowed = plan.windowed(work.timestamp_ms, (watermarks, future_us), Some(late_in)).await?;
+    let mut windowed = plan.windowed(work.timestamp_ms, (watermarks, future_us), Some(late_in)).await?;
+    windowed.planned.emits = work.emits;
     let isolator = match isolating {
         Some(mode) => Some(isolator(plan, work, (watermarks, future_us), mode).await?),
         None => None,
     };
     let column = event_time_column(plan, &windowed.projection)?;
-    let times = EventTimes::new(column, future_us, work.timestamp_ms);
+    let times = column.map(|column| EventTimes::new(column, future_us, work.timestamp_ms));
     let decoded = (windowed.projection.as_slice(), isolator.is_some());
-    let (reading, queues) = reader::start(reader, &plan.source, decoded, work.ranges, Some(times))?;
+    let (reading, queues) = reader::start(reader, &plan.source, decoded, work.ranges, times)?;
     let (rows, isolate) = good_rows(isolator, queues.rows, queues.more_dead_letters);
     // Another attempt's files of state may lie there.
     let owner = if isolating.is_some() { format!("{}-again", work.owner) } else { work.owner.to_owned() };
@@ -123,6 +124,9 @@ async fn attempt(
         }
     };
     state.tracker.observe(&counts.newest);
+    if work.emits && windowed.planned.emit.period.is_some() {
+        state.emitted_ms = Some(work.timestamp_ms);
+    }
     let step = Stopwatch::start();
     let place = state.save(work.batch, &owner).await?;
     let windows = WindowProgress {
@@ -204,10 +208,10 @@ async fn run(
     Ok((written, state.settle(planned, absorbed).await?))
 }
 
-/// Where the event time is among the decoded columns.
-fn event_time_column(plan: &QueryPlan, projection: &[usize]) -> Result<usize> {
-    let name = &plan.watermark()?.column;
+/// Where the event time is among the decoded columns, if the query waits for it.
+fn event_time_column(plan: &QueryPlan, projection: &[usize]) -> Result<Option<usize>> {
+    let Some(name) = plan.event_time().map(|watermark| &watermark.column) else { return Ok(None) };
     let is_it = |index: &usize| plan.source.columns.get(*index).is_some_and(|column| column.name == *name);
     let found = projection.iter().position(is_it);
-    found.ok_or_else(|| Error::internal(format!("the event time {name} is not decoded")))
+    found.map(Some).ok_or_else(|| Error::internal(format!("the event time {name} is not decoded")))
 }

@@ -2,7 +2,7 @@
 //!
 //! A file is one stream. `JOB` and a job file's text start it; `BATCH (...), (...)` gives it one batch of records and
 //! shows the rows of the windows that close with it; `IDLE 40s` lets time pass without any; `RESTART` brings everything
-//! back from the checkpoint; `LATE` shows what the last batch set aside, `STATE` how many input rows are held.
+//! back from the checkpoint; a batch without a row shows nothing; `LATE` shows what the last batch set aside, `STATE` how many input rows are held.
 
 use arrow::{
     array::RecordBatch,
@@ -71,7 +71,7 @@ impl Running {
     async fn empty(plan: &QueryPlan, store: &Store) -> Result<QueryState> {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
-        let tracker = WatermarkTracker::new(plan.watermark()?.clone());
+        let tracker = WatermarkTracker::new(plan.event_time().cloned());
         Ok(QueryState::new(&planned.operators, tracker, store.clone()))
     }
 
@@ -87,23 +87,31 @@ impl Running {
     async fn step(&mut self, records: Option<RecordBatch>) -> Result<Rows> {
         self.late.clear();
         let mut shown = Vec::new();
-        let to_ms = self.state.tracker.advance(self.now_ms, &|_, _| false);
         if let Some(records) = records {
-            shown = self.run(&records, to_ms).await?;
+            let (emits, to_ms) = self.next();
+            shown = self.run(&records, emits, to_ms).await?;
         }
-        let to_ms = self.state.tracker.advance(self.now_ms, &|_, _| false);
-        if self.state.would_close(Watermarks { from_ms: self.from_ms, to_ms })? {
+        let (emits, to_ms) = self.next();
+        if self.state.would_give_rows(self.plan.emit, emits, Watermarks { from_ms: self.from_ms, to_ms })? {
             let none = RecordBatch::new_empty(self.plan.source.schema());
-            shown.extend(self.run(&none, to_ms).await?);
+            shown.extend(self.run(&none, emits, to_ms).await?);
         }
         Ok(shown)
     }
 
-    async fn run(&mut self, records: &RecordBatch, to_ms: i64) -> Result<Rows> {
+    /// Does the next batch write rows, and which windows close with it?
+    fn next(&mut self) -> (bool, i64) {
+        let emits = self.state.is_due(self.plan.emit, self.now_ms);
+        let to_ms = if emits { self.state.tracker.advance(self.now_ms, &|_, _| false) } else { self.from_ms };
+        (emits, to_ms)
+    }
+
+    async fn run(&mut self, records: &RecordBatch, emits: bool, to_ms: i64) -> Result<Rows> {
         let watermarks = Watermarks { from_ms: self.from_ms, to_ms };
         let future_us = self.state.tracker.future_us(self.now_ms);
         let (late_in, mut late_out) = channel(100);
-        let windowed = self.plan.windowed(self.now_ms, (watermarks, future_us), Some(late_in)).await?;
+        let mut windowed = self.plan.windowed(self.now_ms, (watermarks, future_us), Some(late_in)).await?;
+        windowed.planned.emits = emits;
         let (sender, receiver) = channel(1);
         sender
             .try_send(Ok(records.project(&windowed.projection)?))
@@ -124,6 +132,9 @@ impl Running {
             self.late.extend(show(&late)?);
         }
         self.observe(records, future_us)?;
+        if emits && self.plan.emit.period.is_some() {
+            self.state.emitted_ms = Some(self.now_ms);
+        }
         self.saved = Some(self.state.save(self.batch, &owner).await?);
         self.state.committed().await?;
         self.ledger += Ledger::of_stateful(records.num_rows() as u64, 0, 0, counts, written);
@@ -134,7 +145,7 @@ impl Running {
 
     /// What the reading thread does: one partition here.
     fn observe(&mut self, records: &RecordBatch, future_us: i64) -> Result<()> {
-        let column = self.plan.watermark()?.column.clone();
+        let Some(column) = self.plan.event_time().map(|watermark| watermark.column.clone()) else { return Ok(()) };
         let times = records.column_by_name(&column).ok_or_else(|| Error::internal("no event time"))?;
         let newest_us = micros(times)?.iter().flatten().filter(|time| *time <= future_us).max();
         if let Some(newest_us) = newest_us {

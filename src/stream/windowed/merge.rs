@@ -108,7 +108,7 @@ impl SessionMergeExec {
 fn pieces(layout: &StateLayout) -> Result<&SessionPieces> {
     match &layout.labels {
         Labels::Sessions(pieces) => Ok(pieces),
-        Labels::Windows | Labels::Panes(_) | Labels::Moments(_) => {
+        Labels::Windows | Labels::Panes(_) | Labels::Groups | Labels::Moments(_) => {
             Err(Error::internal("the state of sessions holds none"))
         }
     }

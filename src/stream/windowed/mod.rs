@@ -5,13 +5,16 @@
 //! `samples.rs` shows some of them. Sessions are put together from pieces: `guard.rs` lets rows
 //! in that a session can take, `merge.rs` joins the pieces. `over.rs` says which rows an OVER looks at (`distinct.rs`:
 //! DISTINCT is one), `over_cut.rs` cuts the plan there, `moments.rs` keeps the rows. `planner.rs` makes the physical plans
-//! of one batch, `replayable.rs` says which windows a late row belongs to, `run.rs` runs them over the state, and `batch.rs` between the source and the output.
+//! of one batch, `replayable.rs` says which windows a late row belongs to, `run.rs` runs them over the state, and `batch.rs` between the source and the output. `update.rs` has the
+//! output modes in which groups are written while they change, and aggregates without a window; `keys.rs` looks at the
+//! keys of their records.
 
 mod assign;
 mod batch;
 mod distinct;
 mod exec;
 mod guard;
+mod keys;
 mod late;
 mod merge;
 mod moments;
@@ -24,15 +27,18 @@ mod run;
 mod samples;
 mod source;
 mod stages;
+mod update;
 
 pub use batch::{Parts, SetAside, run_batch};
 pub use distinct::number_rows;
+pub use keys::{check_fields, check_sink};
 pub use late::{LATE, LateRows};
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};
 pub use replayable::Replayable;
 pub use run::{OperatorCounts, QueryState, Watermarks, stage_us};
 pub use stages::{Stages, check, needs_state, split};
+pub use update::grows;
 
 #[cfg(test)]
 mod corpus_tests;
@@ -42,3 +48,5 @@ mod over_tests;
 mod session_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod update_tests;

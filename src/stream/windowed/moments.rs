@@ -74,7 +74,7 @@ impl KeptRows {
         });
         let moment = schema.fields().len() - 1;
         let schema = Arc::clone(schema);
-        StateLayout { schema, start: moment, end: moment, time: None, rows: None, behind_us, labels }
+        StateLayout { schema, keys: 0, start: moment, end: moment, time: None, rows: None, behind_us, labels }
     }
 
     /// Leaves out of `rows`, which are of the state, those that no row looks at any more.

@@ -31,7 +31,7 @@ impl Windows {
         let schema = plan.stages()?.late_schema();
         let schema = schema.ok_or_else(|| Error::internal("a query with windows has no window"))?;
         let (late_store, late_sink) = output::late(sink, schema, checkpoint).await?;
-        let tracker = WatermarkTracker::new(plan.watermark()?.clone());
+        let tracker = WatermarkTracker::new(plan.event_time().cloned());
         let state = QueryState::new(&planned.operators, tracker, checkpoint.store().clone());
         Ok(Self { state, late_store, late_sink, swept: false })
     }

@@ -32,7 +32,7 @@ pub fn cut_window(window: &Window, operators: &mut Vec<Operator>) -> Result<Opti
     let before = emission_below(&window.input).filter(|_| assign.is_none()).and_then(|index| operators.get(index));
     let before = before.filter(|before| !matches!(before.kept, Kept::Rows(_)));
     if let Some(before) = before
-        && partitions.iter().all(|keys| keep_apart(keys, schema, &before.spec))
+        && partitions.iter().all(|keys| before.spec.is_some_and(|spec| keep_apart(keys, schema, &spec)))
     {
         return Ok(None);
     }
@@ -55,15 +55,15 @@ pub fn cut_window(window: &Window, operators: &mut Vec<Operator>) -> Result<Opti
             Arc::new(Emission::plan(index, Arc::clone(schema))),
         )?);
         let (kept, name) = (Kept::InWindows { start, end }, format!("rows in {spec}"));
-        operators.push(Operator { plan, spec, kept, behind_us, name });
+        operators.push(Operator { plan, spec: Some(spec), kept, behind_us, name });
         return Ok(Some(above));
     }
-    let looks = Looks::new(&window.window_expr, schema, before.map(|before| &before.spec))?;
+    let looks = Looks::new(&window.window_expr, schema, before.and_then(|before| before.spec.as_ref()))?;
     let emission = Emission::plan(index, Arc::new(with_due(schema)?));
     let name =
         format!("rows for OVER (PARTITION BY {})", partitions.first().map_or_else(String::new, |keys| list(keys)));
     // A moment, so that a row is late once the watermark has passed it.
-    let spec = WindowSpec::new(WindowKind::Tumble, 1, 0, None)?;
+    let spec = Some(WindowSpec::new(WindowKind::Tumble, 1, 0, None)?);
     operators.push(Operator { plan, spec, kept: Kept::Rows(looks), behind_us, name });
     over_due(window, emission).map(Some)
 }

@@ -4,7 +4,10 @@
 //! results are the state; *final* over the state of the windows that close; *partial reduce* to make fewer rows of
 //! state out of many. Single rows are kept as they are, by `moments.rs`.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
@@ -14,7 +17,7 @@ use datafusion::{
     execution::{SessionState, TaskContext},
     logical_expr::{LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
     physical_plan::{
-        ExecutionPlan, SendableRecordBatchStream,
+        EmptyRecordBatchStream, ExecutionPlan, SendableRecordBatchStream,
         aggregates::{AggregateExec, AggregateMode},
         execute_stream,
         stream::RecordBatchStreamAdapter,
@@ -35,6 +38,7 @@ use super::{
     stages::{Emission, Kept, KeptAggregate, Operator, Stages},
 };
 use crate::{
+    catalog::{Emit, OutputMode},
     error::{Error, Result},
     state::{Labels, RowKeys, SessionPieces, StateLayout},
     window::{SessionAssign, WindowAssign, WindowExtensions, WindowSpec},
@@ -71,6 +75,14 @@ enum Work {
 /// The plans of one batch.
 #[derive(Debug)]
 pub struct PlannedStages {
+    /// Which rows are written.
+    pub emit: Emit,
+    /// Closed windows are forgotten.
+    pub forgets: bool,
+    /// They are written at the end of this batch: false in between, with `EMIT PERIODIC`.
+    pub emits: bool,
+    /// No row is to be written.
+    silent: AtomicBool,
     pub operators: Vec<PlannedOperator>,
     rest: Arc<dyn ExecutionPlan>,
     pub task: Arc<TaskContext>,
@@ -83,11 +95,19 @@ impl PlannedStages {
         self.operators.first().map(|first| (Arc::clone(&first.partial), Arc::clone(&self.task)))
     }
 
+    /// This batch writes no row: a total of nothing would be one.
+    pub fn silence(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
     /// The rows that the query writes.
     ///
     /// # Errors
     /// DataFusion's.
     pub fn rest(&self) -> Result<SendableRecordBatchStream> {
+        if self.silent.load(Ordering::Relaxed) {
+            return Ok(Box::pin(EmptyRecordBatchStream::new(self.rest.schema())));
+        }
         Ok(execute_stream(Arc::clone(&self.rest), Arc::clone(&self.task))?)
     }
 }
@@ -123,12 +143,14 @@ pub async fn plan(
             Kept::InWindows { start, end } => keep_in_windows(operator, (*start, *end), bounds, physical),
             Kept::Rows(looks) => keep_rows(operator, looks, (bounds, late), &physical, state)?,
         };
-        emissions.push(planned.finish()?);
+        emissions.push(planned.finish(stages.emit.mode)?);
         operators.push(planned);
     }
     let stage = StagePlanner { emissions, assign: None, late: Arc::new(LateRows::new(None)) };
     let rest = physical(&stages.rest, state, stage).await?;
-    Ok(PlannedStages { operators, rest, task: state.task_ctx(), late })
+    let (emit, task, silent) = (stages.emit, state.task_ctx(), AtomicBool::new(false));
+    let forgets = stages.waits;
+    Ok(PlannedStages { emit, forgets, emits: true, silent, operators, rest, task, late })
 }
 
 /// The windows that the rows of an operator are given, if it is over windows.
@@ -138,13 +160,14 @@ fn assigning(operator: &Operator, bounds: Bounds, known: &Arc<KnownSessions>) ->
         Kept::InWindows { .. } => (Labels::Windows, None),
         Kept::Rows(_) => return None,
     };
-    Some(Assigning { labels, bounds, spec: operator.spec, session, known: Arc::clone(known) })
+    Some(Assigning { labels, bounds, spec: operator.spec?, session, known: Arc::clone(known) })
 }
 
 fn labels(operator: &Operator, kept: &KeptAggregate) -> Labels {
+    let Some(spec) = operator.spec else { return Labels::Groups };
     match &kept.session {
-        Some(keys) => Labels::Sessions(SessionPieces { gap_us: operator.spec.size_us, keys: keys.groups.clone() }),
-        None if kept.panes => Labels::Panes(operator.spec),
+        Some(keys) => Labels::Sessions(SessionPieces { gap_us: spec.size_us, keys: keys.groups.clone() }),
+        None if kept.panes => Labels::Panes(spec),
         None => Labels::Windows,
     }
 }
@@ -180,9 +203,10 @@ fn take_apart(
     let schema = partial.schema();
     // The hidden count comes last, and its state is the count.
     let rows = schema.fields().len().checked_sub(1).ok_or_else(unknown)?;
+    let keys = whole.group_expr().num_group_exprs();
     let (start, end, time) = (kept.start, kept.end, kept.time);
     let (behind_us, labels) = (operator.behind_us, labels(operator, kept));
-    let layout = StateLayout { schema, start, end, time, rows: Some(rows), behind_us, labels };
+    let layout = StateLayout { schema, keys, start, end, time, rows: Some(rows), behind_us, labels };
     Ok(PlannedOperator {
         name: operator.name.clone(),
         partial: Arc::new(partial),
@@ -203,7 +227,7 @@ fn keep_in_windows(
 ) -> PlannedOperator {
     let schema = partial.schema();
     let (behind_us, labels) = (operator.behind_us, Labels::Windows);
-    let layout = StateLayout { schema, start, end, time: None, rows: None, behind_us, labels };
+    let layout = StateLayout { schema, keys: 0, start, end, time: None, rows: None, behind_us, labels };
     planned(operator, partial, layout, bounds, Work::InWindows)
 }
 
@@ -215,7 +239,8 @@ fn keep_rows(
     state: &SessionState,
 ) -> Result<PlannedOperator> {
     let rows = KeptRows::new(operator.plan.schema(), looks, state)?;
-    let sieve = Sieve::new(&physical.schema(), 0, operator.spec, bounds);
+    let spec = operator.spec.ok_or_else(|| Error::internal("rows without a window"))?;
+    let sieve = Sieve::new(&physical.schema(), 0, spec, bounds);
     let partial = MomentExec::new(Arc::clone(physical), looks.time, sieve, late);
     let layout = rows.layout(&partial.schema(), operator.behind_us);
     Ok(planned(operator, Arc::new(partial), layout, bounds, Work::Rows(rows)))
@@ -250,14 +275,17 @@ impl PlannedOperator {
     }
 
     /// From rows of state to the operator's rows.
-    fn finish(&self) -> Result<Arc<dyn ExecutionPlan>> {
+    fn finish(&self, mode: OutputMode) -> Result<Arc<dyn ExecutionPlan>> {
         match (&self.work, &self.layout.labels) {
             (Work::Rows(_), Labels::Moments(moments)) => return from_slot(&moments.emitted, &self.closing),
             (Work::Aggregate(_), _) => {}
             _ => return from_slot(&self.layout.schema, &self.closing),
         }
         let (from_us, to_us) = (self.bounds.closed_us, self.bounds.closing_us);
-        let wanted = Wanted::Closing { from_us, to_us, released: Arc::clone(&self.released) };
+        let wanted = match mode {
+            OutputMode::Append => Wanted::Closing { from_us, to_us, released: Arc::clone(&self.released) },
+            OutputMode::Update | OutputMode::Complete => Wanted::All,
+        };
         self.over_state(AggregateMode::Final, Arc::clone(&self.closing), wanted)
     }
 

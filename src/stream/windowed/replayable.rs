@@ -55,6 +55,7 @@ impl Stages {
     /// `Unsupported` where a row changes more than the windows that hold its time.
     pub fn replayable(&self) -> Result<Replayable> {
         let mut time = None;
+        let mut operators = Vec::new();
         for operator in &self.operators {
             let source = match &operator.kept {
                 Kept::Aggregate(_) => source_window(&operator.plan),
@@ -67,7 +68,12 @@ impl Stages {
                     .help("run the INSERT's SELECT with `tidemill query --job`: it gives all rows as they would be"));
                 }
             };
-            if operator.spec.kind == WindowKind::Session {
+            let spec = operator.spec.ok_or_else(|| {
+                Error::unsupported("replaying late rows of an aggregate without windows")
+                    .help("it takes every row whenever it comes: none is late")
+            })?;
+            operators.push((spec, operator.behind_us));
+            if spec.kind == WindowKind::Session {
                 return Err(Error::unsupported(
                     "replaying late rows of session windows: such a row may join sessions that were written apart",
                 )
@@ -77,7 +83,6 @@ impl Stages {
             time.get_or_insert_with(|| source.time().name.clone());
         }
         let time = time.ok_or_else(|| Error::internal("a query with windows has no window"))?;
-        let operators = self.operators.iter().map(|operator| (operator.spec, operator.behind_us)).collect();
         Ok(Replayable { time, operators })
     }
 }

@@ -18,8 +18,10 @@ use futures::{StreamExt, TryStreamExt};
 use super::{
     late::Bounds,
     planner::{PlannedOperator, PlannedStages, StateRows},
+    update,
 };
 use crate::{
+    catalog::OutputMode,
     checkpoint::StateCounts,
     clock::Stopwatch,
     error::{Error, Result},
@@ -39,6 +41,8 @@ pub struct QueryState {
     store: Store,
     pub operators: Vec<OperatorState>,
     pub tracker: WatermarkTracker,
+    /// When rows of groups that change were written last, by the batch's timestamp.
+    pub emitted_ms: Option<i64>,
     /// After the last committed batch.
     saved: Option<(StateRef, Manifest)>,
     /// After the batch that is being run.
@@ -55,7 +59,7 @@ pub struct Watermarks {
 
 impl Watermarks {
     /// Those of the operator with this state, in microseconds.
-    fn of(self, layout: &StateLayout) -> (i64, i64) {
+    pub fn of(self, layout: &StateLayout) -> (i64, i64) {
         (stage_us(self.from_ms, layout.behind_us), stage_us(self.to_ms, layout.behind_us))
     }
 
@@ -117,7 +121,7 @@ impl QueryState {
         let operator =
             |planned: &PlannedOperator| OperatorState::new(planned.name.clone(), planned.layout.clone(), store.clone());
         let operators = planned.iter().map(operator).collect();
-        Self { store, operators, tracker, saved: None, next: None }
+        Self { store, operators, tracker, emitted_ms: None, saved: None, next: None }
     }
 
     /// Goes on with what `place` lists; `watermark_ms` is that of the batch that wrote it.
@@ -146,23 +150,9 @@ impl QueryState {
             *operator = operator.clone().restore(kept)?;
         }
         self.tracker = self.tracker.clone().restore(manifest.partitions.clone(), watermark_ms);
+        self.emitted_ms = manifest.emitted_ms;
         self.saved = Some((place, manifest));
         Ok(())
-    }
-
-    /// Would a batch without records give rows if the watermark went on like this?
-    ///
-    /// # Errors
-    /// `Internal`: a defect.
-    pub fn would_close(&self, watermarks: Watermarks) -> Result<bool> {
-        for operator in &self.operators {
-            let behind_us = operator.layout.behind_us;
-            let next = operator.next_end(stage_us(watermarks.from_ms, behind_us))?;
-            if next.is_some_and(|end| end <= stage_us(watermarks.to_ms, behind_us)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Takes the records of a batch in, which come out of the first plan's scan. After that `rest` gives the rows of the
@@ -187,23 +177,14 @@ impl QueryState {
                 update_ms: step.elapsed_ms(),
                 ..OperatorCounts::default()
             });
-            let (rows, released) = if is_session {
-                (pieces(state, from_us, to_us), Arc::clone(&operator.released))
-            } else if let Some(keys) = operator.row_keys() {
-                let scan = state.scan_moments((from_us, to_us), keys);
-                let released = scan.released();
-                (moments(scan), released)
-            } else {
-                let scan = state.scan(from_us, to_us);
-                let released = scan.released();
-                (stream(scan), released)
+            let released = match planned.emit.mode {
+                OutputMode::Append => closing(operator, state, (from_us, to_us))?,
+                OutputMode::Update | OutputMode::Complete => {
+                    changing(operator, state, planned, (from_us, to_us)).await?
+                }
             };
             if index == 0 {
                 (first, held_first) = (Some(released), held);
-            }
-            // Without a window that ends in between, nothing is read and nothing is sorted.
-            if state.next_end(from_us)?.is_some_and(|end| end <= to_us) {
-                operator.closing.put(rows);
             }
         }
         Ok(Absorbed { held: held_first, released: first.unwrap_or_default(), operators: counted, watermarks, files })
@@ -226,20 +207,17 @@ impl QueryState {
             }
             state.expire(to_us)?;
             counts.removed = before.saturating_sub(state.rows());
-            if state.has_surplus() {
-                let all = live(state.take_all(to_us));
-                rewrite(operator, (all, to_us), state, planned, &mut files).await?;
-                state.trimmed();
-            } else if state.small_files() > FILES_MAX {
-                let small = live(state.take_small(to_us));
-                rewrite(operator, (small, to_us), state, planned, &mut files).await?;
+            if planned.emits {
+                state.mark(0, false);
             }
+            compact(operator, state, planned, to_us, &mut files).await?;
             counts.removal_ms = step.elapsed_ms();
             (counts.rows, counts.memory_bytes) = (state.rows(), state.memory_bytes());
             (counts.files, counts.file_bytes) = (state.files() as u64, state.bytes());
         }
         let released = released.load(Ordering::Relaxed);
-        Ok(Settled { counts: StateCounts { late: planned.late.count(), held, released }, operators })
+        let again = planned.emit.mode != OutputMode::Append;
+        Ok(Settled { counts: StateCounts { late: planned.late.count(), held, released, again }, operators })
     }
 
     /// Goes back to the operators as they were before a batch, and deletes the files that it had written.
@@ -266,6 +244,7 @@ impl QueryState {
             batch_id: batch,
             datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
             partitions: self.tracker.partitions().clone(),
+            emitted_ms: self.emitted_ms,
             operators: self.operators.iter().map(OperatorState::manifest).collect(),
         };
         let place = manifest.write(&self.store, owner).await?;
@@ -341,6 +320,7 @@ async fn absorb(
     let before = state.files();
     let rows = execute_stream(Arc::clone(&operator.partial), Arc::clone(&planned.task))?;
     let (mut held, mut outlived) = (0, false);
+    let changes = planned.emit.mode != OutputMode::Append;
     let layout = state.layout.clone();
     let is_session = matches!(layout.labels, Labels::Sessions(_));
     let mut count = |batch: &RecordBatch| -> Result<()> {
@@ -349,6 +329,7 @@ async fn absorb(
         Ok(())
     };
     keep(rows, state, files, &mut count).await?;
+    state.mark(before, changes);
     if outlived {
         // An old row that an open session took: by its own bounds it would be forgotten already.
         let rows = starting(live(state.live_or_new(closed_us, before)), layout, closed_us);
@@ -378,7 +359,8 @@ async fn keep(
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = rows.next().await {
         let batch = batch?;
-        if batch.num_rows() == 0 {
+        // A total has a row of no rows.
+        if state.layout.input_rows(&batch)? == 0 {
             continue;
         }
         count(&batch)?;
@@ -395,16 +377,70 @@ async fn keep(
     Ok(())
 }
 
-async fn rewrite(
+/// Makes fewer files of many, and fewer rows of those of a group.
+async fn compact(
     operator: &PlannedOperator,
-    (rows, watermark_us): (StateRows, i64),
     state: &mut OperatorState,
     planned: &PlannedStages,
+    watermark_us: i64,
     files: &mut FileNames,
 ) -> Result<()> {
-    let reduced = operator.reduce(rows, watermark_us).await?;
-    let rows = execute_stream(reduced, Arc::clone(&planned.task))?;
-    keep(rows, state, files, &mut |_| Ok(())).await
+    if (!planned.forgets || state.layout.remembers())
+        && let Some(rows) = state.take_grown()
+    {
+        let before = state.files();
+        let rows = execute_stream(operator.reduce(live(rows), watermark_us).await?, Arc::clone(&planned.task))?;
+        keep(rows, state, files, &mut |_| Ok(())).await?;
+        state.merged(before);
+    }
+    for pending in [false, true] {
+        if state.small_files(pending) <= FILES_MAX {
+            continue;
+        }
+        let rows = live(state.take_small(watermark_us, pending));
+        let before = state.files();
+        let rows = execute_stream(operator.reduce(rows, watermark_us).await?, Arc::clone(&planned.task))?;
+        keep(rows, state, files, &mut |_| Ok(())).await?;
+        state.mark(before, pending);
+    }
+    Ok(())
+}
+
+/// Gives the final aggregate the rows of the windows that close; how many input rows leave the state with them is known
+/// when it has run.
+fn closing(operator: &PlannedOperator, state: &OperatorState, (from_us, to_us): (i64, i64)) -> Result<Arc<AtomicU64>> {
+    let (rows, released) = if matches!(state.layout.labels, Labels::Sessions(_)) {
+        (pieces(state, from_us, to_us), Arc::clone(&operator.released))
+    } else if let Some(keys) = operator.row_keys() {
+        let scan = state.scan_moments((from_us, to_us), keys);
+        let released = scan.released();
+        (moments(scan), released)
+    } else {
+        let scan = state.scan(from_us, to_us);
+        let released = scan.released();
+        (rows_of(scan), released)
+    };
+    // Without a window that ends in between, nothing is read and nothing is sorted.
+    if state.next_end(from_us)?.is_some_and(|end| end <= to_us) {
+        operator.closing.put(rows);
+    }
+    Ok(released)
+}
+
+/// Gives the final aggregate the rows of the groups that are written though they may change; how many input rows leave
+/// the state.
+async fn changing(
+    operator: &PlannedOperator,
+    state: &OperatorState,
+    planned: &PlannedStages,
+    (from_us, to_us): (i64, i64),
+) -> Result<Arc<AtomicU64>> {
+    match update::emission(state, planned.emit.mode, from_us).filter(|_| planned.emits) {
+        Some(rows) => operator.closing.put(rows),
+        None => planned.silence(),
+    }
+    let passes = to_us > from_us && state.next_end(from_us)?.is_some_and(|end| end <= to_us);
+    Ok(Arc::new(AtomicU64::new(if passes { state.released(from_us, to_us).await? } else { 0 })))
 }
 
 fn moments(scan: MomentScan) -> StateRows {
@@ -414,7 +450,8 @@ fn moments(scan: MomentScan) -> StateRows {
     ))
 }
 
-fn stream(scan: StateScan) -> StateRows {
+/// The rows of a scan.
+pub fn rows_of(scan: StateScan) -> StateRows {
     Box::pin(futures::stream::try_unfold(
         scan,
         |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
@@ -422,7 +459,7 @@ fn stream(scan: StateScan) -> StateRows {
 }
 
 /// The pieces of all sessions that may end after `from_us` and not after `to_us`.
-fn pieces(state: &OperatorState, from_us: i64, to_us: i64) -> StateRows {
+pub fn pieces(state: &OperatorState, from_us: i64, to_us: i64) -> StateRows {
     starting(live(state.live(from_us)), state.layout.clone(), to_us)
 }
 

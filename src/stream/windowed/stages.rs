@@ -21,8 +21,10 @@ use super::{
     over::Looks,
     over_cut::{behind_us, bound_ranks, cut_window},
     source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column, window_of},
+    update,
 };
 use crate::{
+    catalog::{Emit, OutputMode},
     error::{Error, Result},
     stream::stateless,
     window::{EVENT_TIME_KEY, WINDOW_END, WINDOW_KEY, WINDOW_START, WindowKind, WindowSpec},
@@ -34,6 +36,10 @@ const ROWS: &str = "__tidemill_rows";
 /// A plan in the order in which it runs: the operators, each over the rows of the one before, then the rest.
 #[derive(Debug, Clone)]
 pub struct Stages {
+    /// Which rows it writes.
+    pub emit: Emit,
+    /// Its windows wait for a watermark, and are forgotten when it has passed.
+    pub waits: bool,
     pub operators: Vec<Operator>,
     /// Over the rows of the last operator.
     pub rest: LogicalPlan,
@@ -44,7 +50,8 @@ pub struct Stages {
 pub struct Operator {
     /// What gives the rows of state.
     pub plan: LogicalPlan,
-    pub spec: WindowSpec,
+    /// `None` for an aggregate without windows, whose kept positions say nothing.
+    pub spec: Option<WindowSpec>,
     pub kept: Kept,
     /// Its watermark is so far behind the source's.
     pub behind_us: i64,
@@ -65,7 +72,7 @@ pub enum Kept {
     Rows(Looks),
 }
 
-/// An `Aggregate` over a `WindowAssign` or `SessionAssign`; its last aggregate counts the input rows.
+/// An `Aggregate`, over a `WindowAssign` or `SessionAssign` if it has windows; its last aggregate counts the input rows.
 #[derive(Debug, Clone)]
 pub struct KeptAggregate {
     /// Rows are kept by pane, not by window: nothing below the aggregate looks at the window.
@@ -98,7 +105,12 @@ impl Stages {
         let first = self.operators.first()?;
         let input = match &first.kept {
             Kept::Rows(_) => first.plan.schema().as_arrow(),
-            Kept::Aggregate(_) => return source_window(&first.plan).map(late_rows),
+            Kept::Aggregate(_) => {
+                let assign = source_window(&first.plan);
+                // Without a window nothing is late.
+                let input = assign.as_ref().map(Source::input).or_else(|| first.plan.inputs().first().copied())?;
+                return Some(late_schema(input.schema().as_arrow()));
+            }
             Kept::InWindows { .. } => return window_of(&first.plan).map(late_rows),
         };
         Some(late_schema(input))
@@ -110,6 +122,11 @@ fn late_rows(assign: Source) -> SchemaRef {
 }
 
 impl Operator {
+    /// Is it over sessions?
+    pub fn is_session(&self) -> bool {
+        matches!(&self.kept, Kept::Aggregate(kept) if kept.session.is_some())
+    }
+
     /// How far the watermark of an operator over its rows is behind the source's: no row comes out with an older event
     /// time.
     pub fn rows_behind_us(&self) -> i64 {
@@ -117,7 +134,10 @@ impl Operator {
             // The event time of a window's row is its end less a millisecond.
             Kept::Aggregate(_) => 1_000,
             // A row is given out with its window's end; a day of a calendar has up to 25 hours.
-            Kept::InWindows { .. } => self.spec.size_us.saturating_add(self.spec.size_us / 24).saturating_add(1_000),
+            Kept::InWindows { .. } => {
+                let size_us = self.spec.map_or(0, |spec| spec.size_us);
+                size_us.saturating_add(size_us / 24).saturating_add(1_000)
+            }
             Kept::Rows(looks) => looks.ahead_us,
         };
         self.behind_us.saturating_add(behind_us)
@@ -162,7 +182,7 @@ impl UserDefinedLogicalNodeCore for Emission {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Emission: closed windows of aggregate {}", self.index)
+        write!(f, "Emission: rows of aggregate {}", self.index)
     }
 
     fn with_exprs_and_inputs(&self, _exprs: Vec<Expr>, _inputs: Vec<LogicalPlan>) -> DataFusionResult<Self> {
@@ -170,29 +190,30 @@ impl UserDefinedLogicalNodeCore for Emission {
     }
 }
 
-/// Does any part of the plan need state, if it runs over a stream?
+/// Does any part of the plan need state, if it runs over a stream in that output mode?
 ///
 /// # Errors
 /// None but a defect's.
-pub fn needs_state(plan: &LogicalPlan) -> Result<bool> {
+pub fn needs_state(plan: &LogicalPlan, mode: OutputMode) -> Result<bool> {
+    let changes = mode != OutputMode::Append;
     Ok(plan.exists(|node| {
         Ok(match node {
-            LogicalPlan::Aggregate(_) => source_window(node).is_some(),
-            LogicalPlan::Window(_) => true,
+            LogicalPlan::Aggregate(_) => changes || source_window(node).is_some(),
+            LogicalPlan::Window(_) => !changes,
             _ => false,
         })
     })?)
 }
 
-/// Cuts an optimised plan.
+/// Cuts an optimised plan. `waits`: its windows wait for a watermark.
 ///
 /// # Errors
 /// `Unsupported` for what a stream cannot answer, with the way out.
-pub fn split(plan: LogicalPlan) -> Result<Stages> {
+pub fn split(plan: LogicalPlan, emit: Emit, waits: bool) -> Result<Stages> {
     let mut operators: Vec<Operator> = Vec::new();
     let rest = plan.transform_up(|node| {
         match &node {
-            LogicalPlan::Window(window) => {
+            LogicalPlan::Window(window) if emit.mode == OutputMode::Append => {
                 let above = cut_window(window, &mut operators)?;
                 return Ok(above.map_or_else(|| Transformed::no(node), Transformed::yes));
             }
@@ -200,14 +221,21 @@ pub fn split(plan: LogicalPlan) -> Result<Stages> {
             _ => {}
         }
         let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
-        let Some(assign) = source_window(&node) else { return Ok(Transformed::no(node)) };
-        assign.check_time()?;
-        let (index, behind_us) = (operators.len(), behind_us(assign.input(), &operators));
-        let (operator, above) = cut(aggregate, &assign, index, behind_us)?;
+        let (index, behind_us) = (operators.len(), behind_us(&aggregate.input, &operators));
+        let (operator, above) = match source_window(&node) {
+            Some(assign) => {
+                if waits {
+                    assign.check_time()?;
+                }
+                cut(aggregate, &assign, index, behind_us)?
+            }
+            None if emit.mode != OutputMode::Append && update::is_first(aggregate)? => update::cut(aggregate, index)?,
+            None => return Ok(Transformed::no(node)),
+        };
         operators.push(operator);
         Ok(Transformed::yes(above))
     })?;
-    Ok(Stages { operators, rest: rest.data })
+    Ok(Stages { emit, waits, operators, rest: rest.data })
 }
 
 /// The operator, and what stands in the aggregate's place: a projection of its emission.
@@ -256,10 +284,7 @@ fn cut(aggregate: &Aggregate, assign: &Source, index: usize, behind_us: i64) -> 
         Source::Window(_) => None,
     };
     let panes = session.is_none() && (spec.kind == WindowKind::Tumble || !looks_at_windows(aggregate, &groups)?);
-    let counted = count(lit(1i64)).alias(ROWS);
-    let mut aggregates = aggregate.aggr_expr.clone();
-    aggregates.push(counted);
-    let widened = Aggregate::try_new(Arc::clone(&aggregate.input), groups, aggregates)?;
+    let widened = with_row_count(aggregate, groups)?;
     let schema = Arc::clone(&widened.schema);
     let emission = Emission::plan(index, Arc::clone(&schema));
     // The columns that the aggregate had, in their order: without what was added.
@@ -271,9 +296,21 @@ fn cut(aggregate: &Aggregate, assign: &Source, index: usize, behind_us: i64) -> 
     let above = LogicalPlanBuilder::from(emission).project(columns)?.build()?;
     let name = format!("{spec} grouped by {}", list(&aggregate.group_expr));
     let kept = Kept::Aggregate(KeptAggregate { panes, start, end, time, session });
-    Ok((Operator { plan: LogicalPlan::Aggregate(widened), spec, kept, behind_us, name }, above))
+    Ok((Operator { plan: LogicalPlan::Aggregate(widened), spec: Some(spec), kept, behind_us, name }, above))
 }
 
+/// The aggregate by `groups`, with one more that counts its input rows.
+///
+/// # Errors
+/// DataFusion's.
+pub fn with_row_count(aggregate: &Aggregate, groups: Vec<Expr>) -> Result<Aggregate> {
+    let counted = count(lit(1i64)).alias(ROWS);
+    let mut aggregates = aggregate.aggr_expr.clone();
+    aggregates.push(counted);
+    Ok(Aggregate::try_new(Arc::clone(&aggregate.input), groups, aggregates)?)
+}
+
+/// Expressions with commas between them.
 pub fn list(exprs: &[Expr]) -> String {
     exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -283,6 +320,10 @@ pub fn list(exprs: &[Expr]) -> String {
 /// # Errors
 /// `Unsupported`, naming the operation and what to do instead.
 pub fn check(stages: &Stages) -> Result<()> {
+    let mode = stages.emit.mode;
+    if mode != OutputMode::Append {
+        update::check(stages)?;
+    }
     let mut scans = 0;
     for (at, operator) in stages.operators.iter().enumerate() {
         let below = match &operator.plan {
@@ -292,7 +333,8 @@ pub fn check(stages: &Stages) -> Result<()> {
         if let Kept::Rows(looks) = &operator.kept {
             looks.check()?;
         }
-        check_part(below, at.checked_sub(1).and_then(|before| stages.operators.get(before)), &mut scans)?;
+        let before = at.checked_sub(1).and_then(|before| stages.operators.get(before));
+        check_part(below, &|node| refusal(node, before), &mut scans)?;
     }
     let assigns = |node: &LogicalPlan| Ok(Source::of(node).is_some());
     if stages.rest.exists(assigns)? {
@@ -300,7 +342,11 @@ pub fn check(stages: &Stages) -> Result<()> {
             Error::unsupported(format!("{} over a stream", stateless::BARE_WINDOW.0)).help(stateless::BARE_WINDOW.1)
         );
     }
-    check_part(&stages.rest, stages.operators.last(), &mut scans)?;
+    let above = |node: &LogicalPlan| match mode {
+        OutputMode::Append => refusal(node, stages.operators.last()),
+        OutputMode::Update | OutputMode::Complete => update::refusal(node, mode),
+    };
+    check_part(&stages.rest, &above, &mut scans)?;
     if scans > 1 {
         return Err(Error::unsupported("a stream that reads its tables more than once")
             .help("write one INSERT for each, or join the stored results with `tidemill query`"));
@@ -308,14 +354,17 @@ pub fn check(stages: &Stages) -> Result<()> {
     Ok(())
 }
 
-fn check_part(plan: &LogicalPlan, before: Option<&Operator>, scans: &mut usize) -> Result<()> {
+/// What is refused, and what to do instead.
+type Refusal = Option<(String, &'static str)>;
+
+fn check_part(plan: &LogicalPlan, refusal: &dyn Fn(&LogicalPlan) -> Refusal, scans: &mut usize) -> Result<()> {
     let mut refused = None;
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(_) = node {
             *scans += 1;
         }
         if refused.is_none() {
-            refused = refusal(node, before);
+            refused = refusal(node);
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
@@ -325,7 +374,7 @@ fn check_part(plan: &LogicalPlan, before: Option<&Operator>, scans: &mut usize) 
     }
 }
 
-fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Option<(String, &'static str)> {
+fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Refusal {
     const GROUP: &str = "group by window_start and window_end too: FROM TUMBLE(table, time, INTERVAL '1 minute')";
     match node {
         LogicalPlan::Extension(_) => None,
@@ -348,7 +397,7 @@ fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &Operator) -> bool {
     if let Kept::Rows(_) = before.kept {
         return false;
     }
-    node.inputs().first().is_some_and(|input| keep_apart(keys, input.schema(), &before.spec))
+    node.inputs().first().is_some_and(|input| before.spec.is_some_and(|spec| keep_apart(keys, input.schema(), &spec)))
 }
 
 /// Do the keys keep the windows of `spec` apart, in rows of `input`?

@@ -122,11 +122,14 @@ pub(super) fn events() -> impl Strategy<Value = Vec<Vec<Event>>> {
 }
 
 pub(super) fn job(select: &str) -> Job {
+    job_with(", WATERMARK FOR ts AS ts - INTERVAL '5' SECOND", "append", select)
+}
+
+pub(super) fn job_with(watermark: &str, mode: &str, select: &str) -> Job {
     let sql = format!(
-        "CREATE TABLE prices (id BIGINT, ts TIMESTAMP, symbol STRING, price DOUBLE, size BIGINT, \
-         WATERMARK FOR ts AS ts - INTERVAL '5' SECOND) \
+        "CREATE TABLE prices (id BIGINT, ts TIMESTAMP, symbol STRING, price DOUBLE, size BIGINT{watermark}) \
          WITH (connector = 'kafka', 'kafka.bootstrap.servers' = 'a:1', subscribe = 't', format = 'json');\n\
-         CREATE TABLE out WITH (connector = 'console');\nINSERT INTO out {select};\n"
+         CREATE TABLE out WITH (connector = 'console', outputMode = '{mode}');\nINSERT INTO out {select};\n"
     );
     Job::parse("job.sql", &sql, &Variables::default()).unwrap()
 }
@@ -144,7 +147,7 @@ pub(super) fn rows(events: &[(i64, Event)], job: &Job) -> RecordBatch {
     RecordBatch::try_new(schema, vec![ids, times, symbols, prices, sizes]).unwrap()
 }
 
-fn lines(batches: &[RecordBatch]) -> Vec<String> {
+pub(super) fn lines(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let mut lines = Vec::new();
     for batch in batches {
@@ -165,6 +168,8 @@ pub(super) struct Streamed {
     /// Rows that were set aside.
     pub(super) late: usize,
     pub(super) ledger: Ledger,
+    /// Of the last batch alone.
+    pub(super) last: Vec<String>,
 }
 
 /// A stream in memory: only the source and the sink are not there.
@@ -173,6 +178,8 @@ pub(super) struct Stream<'a> {
     pub(super) state: QueryState,
     store: Store,
     pub(super) from_ms: i64,
+    /// The next batch writes rows.
+    pub(super) emits: bool,
     batch: u64,
 }
 
@@ -180,16 +187,17 @@ impl<'a> Stream<'a> {
     pub(super) async fn new(plan: &'a QueryPlan, store: Store) -> Self {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await.unwrap().planned;
-        let tracker = WatermarkTracker::new(plan.watermark().unwrap().clone());
+        let tracker = WatermarkTracker::new(plan.event_time().cloned());
         let state = QueryState::new(&planned.operators, tracker, store.clone());
-        Self { plan, state, store, from_ms: NO_WATERMARK_MS, batch: 0 }
+        Self { plan, state, store, from_ms: NO_WATERMARK_MS, emits: true, batch: 0 }
     }
 
     /// One batch.
     pub(super) async fn run(&mut self, rows: &RecordBatch, to_ms: i64, out: &mut Streamed) {
         let watermarks = Watermarks { from_ms: self.from_ms, to_ms };
         let (late_in, mut late_out) = channel(100);
-        let windowed = self.plan.windowed(0, (watermarks, i64::MAX), Some(late_in)).await.unwrap();
+        let mut windowed = self.plan.windowed(0, (watermarks, i64::MAX), Some(late_in)).await.unwrap();
+        windowed.planned.emits = self.emits;
         let (sender, receiver) = channel(1);
         sender.send(Ok(rows.project(&windowed.projection).unwrap())).await.unwrap();
         drop(sender);
@@ -209,7 +217,8 @@ impl<'a> Stream<'a> {
         }
         let place = self.state.save(self.batch, &owner).await.unwrap();
         self.state.committed().await.unwrap();
-        out.lines.extend(lines(&written));
+        out.last = lines(&written);
+        out.lines.extend(out.last.iter().cloned());
         out.ledger += Ledger::of_stateful(rows.num_rows() as u64, 0, 0, settled.counts, count);
         assert!(out.ledger.balances(), "{:?}", out.ledger);
         (self.from_ms, self.batch) = (to_ms, self.batch + 1);
@@ -234,7 +243,7 @@ fn check(shape: &Shape, batches: &[Vec<Event>]) -> TestCaseResult {
         let mut out = Streamed::default();
         let (mut all, mut next_id, mut newest) = (Vec::new(), 0, i64::MIN);
         let (mut to_ms, mut late) = (NO_WATERMARK_MS, 0);
-        let spec = plan.stages().unwrap().operators[0].spec;
+        let spec = plan.stages().unwrap().operators[0].spec.unwrap();
         for events in batches {
             let closed_us = if stream.from_ms == NO_WATERMARK_MS { i64::MIN } else { stream.from_ms * 1000 };
             // A row that some of its windows take and others do not is in no batch query: such rows do not come.

@@ -32,6 +32,7 @@ fn table(topic: &str) -> KafkaTable {
     KafkaTable {
         client: KafkaClientOptions([("bootstrap.servers".to_owned(), kafka())].into()),
         subscription: None,
+        key_fields: Vec::new(),
         topic: Some(topic.to_owned()),
         starting_offsets: StartingOffsets::Latest,
         ending_offsets: StartingOffsets::Latest,

@@ -108,6 +108,7 @@ pub fn table_at(servers: &str, topics: &[&str]) -> KafkaTable {
         client: options_for(servers),
         subscription: Some(Subscription::Topics(topics.iter().map(|topic| (*topic).to_owned()).collect())),
         topic: None,
+        key_fields: Vec::new(),
         starting_offsets: StartingOffsets::Earliest,
         ending_offsets: StartingOffsets::Latest,
         fail_on_data_loss: true,
