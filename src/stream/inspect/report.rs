@@ -134,6 +134,8 @@ pub struct Situation {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventTimeReport {
+    /// The table that holds the watermark; the rest is of it.
+    pub table: String,
     pub column: String,
     pub delay_us: i64,
     pub idle_timeout_ms: i64,
@@ -145,10 +147,11 @@ pub struct EventTimeReport {
     pub holder: Holder,
 }
 
-/// One partition of the source.
+/// One partition of a source.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PartitionReport {
+    pub table: String,
     pub topic: String,
     pub partition: i32,
     /// The next offset to read.
@@ -182,6 +185,8 @@ pub enum Reason {
     NextBatch,
     /// One partition holds the watermark.
     PartitionHolds,
+    /// One table has had no event yet.
+    SourceHolds,
     /// All are idle, and the watermark stays.
     AllIdle,
     /// All are idle, and the wall clock moves the watermark.

@@ -12,8 +12,8 @@ use datafusion::{
     execution::TaskContext,
     physical_expr::{EquivalenceProperties, PhysicalExpr},
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SendableRecordBatchStream,
-        execution_plan::EmissionType, stream::RecordBatchStreamAdapter,
+        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements, Partitioning,
+        PlanProperties, SendableRecordBatchStream, execution_plan::EmissionType, stream::RecordBatchStreamAdapter,
     },
 };
 use futures::StreamExt;
@@ -78,6 +78,10 @@ impl ExecutionPlan for StreamAssignExec {
 
     fn properties(&self) -> &Arc<PlanProperties> {
         &self.properties
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        InputDistributionRequirements::new(vec![Distribution::SinglePartition])
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {

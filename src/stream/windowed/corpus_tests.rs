@@ -18,9 +18,9 @@ use tokio::sync::mpsc::channel;
 use super::run::{QueryState, Watermarks};
 use crate::{
     catalog::{Job, Variables, parse_duration},
-    checkpoint::Ledger,
+    checkpoint::{Ledger, Read},
     error::{Error, Result},
-    event_time::{NO_WATERMARK_MS, PartitionTime, PartitionTimes, WatermarkTracker},
+    event_time::{NO_WATERMARK_MS, PartitionTime, PartitionTimes},
     session::{SessionLimits, session},
     state::{StateRef, micros},
     store::Store,
@@ -71,8 +71,7 @@ impl Running {
     async fn empty(plan: &QueryPlan, store: &Store) -> Result<QueryState> {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
-        let tracker = WatermarkTracker::new(plan.watermark()?.clone());
-        Ok(QueryState::new(&planned.operators, tracker, store.clone()))
+        Ok(QueryState::new(&planned.operators, plan.watermark()?, store.clone()))
     }
 
     async fn restart(&mut self) -> Result<()> {
@@ -87,13 +86,13 @@ impl Running {
     async fn step(&mut self, records: Option<RecordBatch>) -> Result<Rows> {
         self.late.clear();
         let mut shown = Vec::new();
-        let to_ms = self.state.tracker.advance(self.now_ms, &|_, _| false);
+        let to_ms = self.state.tracker.advance(self.now_ms, &|_, _, _| false);
         if let Some(records) = records {
             shown = self.run(&records, to_ms).await?;
         }
-        let to_ms = self.state.tracker.advance(self.now_ms, &|_, _| false);
+        let to_ms = self.state.tracker.advance(self.now_ms, &|_, _, _| false);
         if self.state.would_close(Watermarks { from_ms: self.from_ms, to_ms })? {
-            let none = RecordBatch::new_empty(self.plan.source.schema());
+            let none = RecordBatch::new_empty(self.plan.sources[0].table.schema());
             shown.extend(self.run(&none, to_ms).await?);
         }
         Ok(shown)
@@ -104,12 +103,8 @@ impl Running {
         let future_us = self.state.tracker.future_us(self.now_ms);
         let (late_in, mut late_out) = channel(100);
         let windowed = self.plan.windowed(self.now_ms, (watermarks, future_us), Some(late_in)).await?;
-        let (sender, receiver) = channel(1);
-        sender
-            .try_send(Ok(records.project(&windowed.projection)?))
-            .map_err(|_| Error::internal("the queue is full"))?;
-        drop(sender);
-        windowed.feed(receiver);
+        let [scans] = &windowed.reads[..] else { return Err(Error::internal("one source is wanted")) };
+        scans.put(&records.project(&scans.projection)?)?;
         let (owner, mut shown, mut written) = (format!("q-{}-run", self.batch), Vec::new(), 0);
         let absorbed = self.state.absorb(&windowed.planned, watermarks, &owner).await?;
         let mut stream = windowed.planned.rest()?;
@@ -126,7 +121,8 @@ impl Running {
         self.observe(records, future_us)?;
         self.saved = Some(self.state.save(self.batch, &owner).await?);
         self.state.committed().await?;
-        self.ledger += Ledger::of_stateful(records.num_rows() as u64, 0, 0, counts, written);
+        self.ledger +=
+            Ledger::of_stateful(Read { consumed: records.num_rows() as u64, ..Read::default() }, counts, written);
         assert!(self.ledger.balances(), "{:?}", self.ledger);
         (self.from_ms, self.batch) = (to_ms, self.batch + 1);
         Ok(shown)
@@ -134,12 +130,13 @@ impl Running {
 
     /// What the reading thread does: one partition here.
     fn observe(&mut self, records: &RecordBatch, future_us: i64) -> Result<()> {
-        let column = self.plan.watermark()?.column.clone();
+        let watermark = self.plan.sources[0].table.watermark.clone();
+        let column = watermark.map(|watermark| watermark.column).unwrap_or_default();
         let times = records.column_by_name(&column).ok_or_else(|| Error::internal("no event time"))?;
         let newest_us = micros(times)?.iter().flatten().filter(|time| *time <= future_us).max();
         if let Some(newest_us) = newest_us {
             let time = PartitionTime { newest_us, active_ms: self.now_ms };
-            self.state.tracker.observe(&PartitionTimes::from([("t".to_owned(), [(0, time)].into())]));
+            self.state.tracker.observe(0, &PartitionTimes::from([("t".to_owned(), [(0, time)].into())]));
         }
         Ok(())
     }
@@ -180,7 +177,7 @@ impl AsyncDB for Corpus {
         let rows = match word {
             "BATCH" => {
                 running.now_ms += 1_000;
-                let records = values(rest, running.plan.source.schema()).await?;
+                let records = values(rest, running.plan.sources[0].table.schema()).await?;
                 running.step(Some(records)).await?
             }
             "IDLE" => {

@@ -30,8 +30,8 @@ use datafusion::{
     },
     physical_expr::{EquivalenceProperties, PhysicalExpr},
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SendableRecordBatchStream,
-        execution_plan::EmissionType, stream::RecordBatchStreamAdapter,
+        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements, Partitioning,
+        PlanProperties, SendableRecordBatchStream, execution_plan::EmissionType, stream::RecordBatchStreamAdapter,
     },
 };
 use futures::StreamExt;
@@ -121,6 +121,10 @@ impl ExecutionPlan for SessionGuardExec {
 
     fn properties(&self) -> &Arc<PlanProperties> {
         &self.properties
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        InputDistributionRequirements::new(vec![Distribution::SinglePartition])
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {

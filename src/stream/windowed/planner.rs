@@ -68,8 +68,9 @@ pub struct PlannedStages {
 
 impl PlannedStages {
     /// The part that runs over the records: all expressions that a single record can make fail.
-    pub fn over_records(&self) -> Option<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)> {
-        self.operators.first().map(|first| (Arc::clone(&first.partial), Arc::clone(&self.task)))
+    pub fn over_records(&self) -> (Vec<Arc<dyn ExecutionPlan>>, Arc<TaskContext>) {
+        let partial = self.operators.first().map(|first| Arc::clone(&first.partial));
+        (partial.into_iter().collect(), Arc::clone(&self.task))
     }
 
     /// The rows that the query writes.

@@ -23,7 +23,7 @@ use crate::{
     checkpoint::StateCounts,
     clock::Stopwatch,
     error::{Error, Result},
-    event_time::{NO_WATERMARK_MS, WatermarkTracker},
+    event_time::{NO_WATERMARK_MS, QueryWatermark},
     state::{FILE_BYTES, Labels, LiveRows, Manifest, OperatorState, StateLayout, StateRef, StateScan, slice_bytes},
     store::Store,
 };
@@ -39,7 +39,7 @@ const STAGE_DELAY_US: i64 = 1_000;
 pub struct QueryState {
     store: Store,
     pub operators: Vec<OperatorState>,
-    pub tracker: WatermarkTracker,
+    pub tracker: QueryWatermark,
     /// After the last committed batch.
     saved: Option<(StateRef, Manifest)>,
     /// After the batch that is being run.
@@ -111,7 +111,7 @@ pub struct Absorbed {
 
 impl QueryState {
     /// The empty state of a query whose operators are `planned`. `store` is the checkpoint.
-    pub fn new(planned: &[PlannedOperator], tracker: WatermarkTracker, store: Store) -> Self {
+    pub fn new(planned: &[PlannedOperator], tracker: QueryWatermark, store: Store) -> Self {
         let operator =
             |planned: &PlannedOperator| OperatorState::new(planned.name.clone(), planned.layout.clone(), store.clone());
         let operators = planned.iter().map(operator).collect();
@@ -143,7 +143,7 @@ impl QueryState {
         for (operator, kept) in self.operators.iter_mut().zip(&manifest.operators) {
             *operator = operator.clone().restore(kept)?;
         }
-        self.tracker = self.tracker.clone().restore(manifest.partitions.clone(), watermark_ms);
+        self.tracker = self.tracker.clone().restore(manifest.sources(), watermark_ms);
         self.saved = Some((place, manifest));
         Ok(())
     }
@@ -250,10 +250,12 @@ impl QueryState {
     /// # Errors
     /// The store's.
     pub async fn save(&mut self, batch: u64, owner: &str) -> Result<StateRef> {
+        let mut sources = self.tracker.partitions().into_iter();
         let manifest = Manifest {
             batch_id: batch,
             datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
-            partitions: self.tracker.partitions().clone(),
+            partitions: sources.next().unwrap_or_default(),
+            more_partitions: sources.collect(),
             operators: self.operators.iter().map(OperatorState::manifest).collect(),
         };
         let place = manifest.write(&self.store, owner).await?;

@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    stream::stateless,
+    stream::{
+        scan::{reads_stream, stream_table},
+        stateless,
+    },
     window::{EVENT_TIME_KEY, WINDOW_END, WINDOW_KEY, WINDOW_START, WindowKind, WindowSpec},
 };
 
@@ -209,10 +212,9 @@ fn list(exprs: &[Expr]) -> String {
 /// # Errors
 /// `Unsupported`, naming the operation and what to do instead.
 pub fn check(stages: &Stages) -> Result<()> {
-    let mut scans = 0;
     for (at, operator) in stages.operators.iter().enumerate() {
         let LogicalPlan::Aggregate(aggregate) = &operator.aggregate else { continue };
-        check_part(&aggregate.input, at.checked_sub(1).and_then(|before| stages.operators.get(before)), &mut scans)?;
+        check_part(&aggregate.input, at.checked_sub(1).and_then(|before| stages.operators.get(before)))?;
     }
     let assigns = |node: &LogicalPlan| Ok(Source::of(node).is_some());
     if stages.rest.exists(assigns)? {
@@ -220,20 +222,20 @@ pub fn check(stages: &Stages) -> Result<()> {
             Error::unsupported(format!("{} over a stream", stateless::BARE_WINDOW.0)).help(stateless::BARE_WINDOW.1)
         );
     }
-    check_part(&stages.rest, stages.operators.last(), &mut scans)?;
-    if scans > 1 {
-        return Err(Error::unsupported("a stream that reads its tables more than once")
+    check_part(&stages.rest, stages.operators.last())?;
+    // An operator takes in all its records before the next one does.
+    let parts = stages.operators.iter().map(|operator| &operator.aggregate).chain([&stages.rest]);
+    let with_tables = |part: &&LogicalPlan| part.exists(|node| Ok(stream_table(node).is_some())).unwrap_or(true);
+    if parts.filter(with_tables).count() > 1 {
+        return Err(Error::unsupported("a stream that reads its tables in more than one windowed aggregate")
             .help("write one INSERT for each, or join the stored results with `tidemill query`"));
     }
     Ok(())
 }
 
-fn check_part(plan: &LogicalPlan, before: Option<&Operator>, scans: &mut usize) -> Result<()> {
+fn check_part(plan: &LogicalPlan, before: Option<&Operator>) -> Result<()> {
     let mut refused = None;
     plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(_) = node {
-            *scans += 1;
-        }
         if refused.is_none() {
             refused = refusal(node, before);
         }
@@ -248,6 +250,8 @@ fn check_part(plan: &LogicalPlan, before: Option<&Operator>, scans: &mut usize) 
 fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Option<(String, &'static str)> {
     const GROUP: &str = "group by window_start and window_end too: FROM TUMBLE(table, time, INTERVAL '1 minute')";
     match node {
+        // Of stored files.
+        node if !reads_stream(node) => None,
         LogicalPlan::Extension(_) => None,
         LogicalPlan::Aggregate(aggregate)
             if before.is_some_and(|before| is_per_window(&aggregate.group_expr, node, before)) =>
