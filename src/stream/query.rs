@@ -20,11 +20,11 @@ use crate::{
     catalog::{Insert, Job},
     checkpoint::{
         Checkpoint, Ledger, OffsetEntry, Prepared, logged_watermark, read_watermark,
-        recovery::{Decision, decide},
+        recovery::{Decision, Facts, decide},
         spark_conf,
     },
     clock::{self, Stopwatch},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     event_time::{NO_WATERMARK_MS, WatermarkTracker},
     fault::crash_point,
     sink::file::FileSink,
@@ -38,6 +38,9 @@ const IDLE_POLL: Duration = Duration::from_millis(10);
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 /// And then this often.
 const IDLE_POLL_SLOW: Duration = Duration::from_millis(50);
+/// How often a start looks at a checkpoint again that changes under its eyes, and after which pause.
+const LOOKS_MAX: usize = 5;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A query that is ready to run.
 #[derive(Debug)]
@@ -108,10 +111,43 @@ impl StreamingQuery {
     }
 
     async fn decide(&self) -> Result<Decision> {
+        let mut facts = self.facts().await?;
+        for _ in 0..LOOKS_MAX {
+            let Err(error) = decide(&facts) else { break };
+            // One directory was listed after the other: what does not fit may be a batch that came in between.
+            clock::sleep(LOOK_AGAIN).await;
+            let again = self.facts().await?;
+            if again == facts {
+                return Err(error.context(format!("checkpoint {}", self.checkpoint.url())));
+            }
+            facts = again;
+        }
+        decide(&facts).map_err(|error| self.overtaken(&error))
+    }
+
+    async fn facts(&self) -> Result<Facts> {
         let mut facts = self.checkpoint.facts().await?;
         facts.keeps_sink_log = self.output.keeps_log();
         facts.sink_log = self.output.latest_logged().await?;
-        decide(&facts).map_err(|error| error.context(format!("checkpoint {}", self.checkpoint.url())))
+        Ok(facts)
+    }
+
+    fn overtaken(&self, error: &Error) -> Error {
+        let text =
+            format!("another instance of this query goes on with the checkpoint {}: {error}", self.checkpoint.url());
+        Error::new(ErrorKind::Conflict, text)
+            .help("this instance stops and the other goes on; give each job a checkpointLocation of its own")
+    }
+
+    /// Whoever fixes a batch first sweeps the temporaries of the others, whose errors then say anything but the reason.
+    async fn reason(&self, batch: u64, error: Error) -> Error {
+        if error.kind() == ErrorKind::Conflict {
+            return error;
+        }
+        match self.checkpoint.find_prepared(batch).await {
+            Ok(Some(prepared)) if prepared.run_id != self.checkpoint.run_id => self.overtaken(&error),
+            _ => error,
+        }
     }
 
     /// Recovers, then runs batches until the trigger is done or `stop` is cancelled.
@@ -119,7 +155,12 @@ impl StreamingQuery {
     /// # Errors
     /// What stopped it. Whatever was visible stays; a restart goes on from there.
     pub async fn run(mut self, trigger: Trigger, stop: &CancellationToken, reporter: &Reporter) -> Result<Ledger> {
-        self.recover(reporter).await.map_err(|error| error.context(&self.name))?;
+        let before = self.checkpoint.facts().await?.offsets;
+        if let Err(error) = self.recover(reporter).await {
+            // No start announces a batch: whoever did deletes what this one may have been about to read.
+            let overtaken = error.kind() != ErrorKind::Conflict && self.checkpoint.facts().await?.offsets != before;
+            return Err(if overtaken { self.overtaken(&error) } else { error }.context(&self.name));
+        }
         self.run_triggers(trigger, stop, reporter).await.map_err(|error| error.context(&self.name))?;
         Ok(self.totals.ledger)
     }
@@ -221,7 +262,10 @@ impl StreamingQuery {
         let work = BatchWork { batch, timestamp_ms: entry.timestamp_ms, ranges: &ranges, owner: &owner };
         let step = Stopwatch::start();
         let static_tables = self.plan.refresh().await?;
-        let mut result = self.run_plan(&work, read_watermark(entry.watermark_ms)).await?;
+        let mut result = match self.run_plan(&work, read_watermark(entry.watermark_ms)).await {
+            Ok(result) => result,
+            Err(error) => return Err(self.reason(batch, error).await),
+        };
         result.ledger.gaps += lost.offsets;
         for input in self.inputs.iter() {
             result.ledger.gaps += input.ended.count_to(&input.position);

@@ -257,3 +257,45 @@ impl PartitionStream for FilesScan {
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Connector, Job, Variables};
+
+    async fn rows(table: &Arc<StaticTable>, state: &SessionState) -> usize {
+        let plan = table.scan(state, Some(&vec![1]), &[], None).await.unwrap();
+        let rows: Vec<RecordBatch> = execute_stream(plan, state.task_ctx()).unwrap().try_collect().await.unwrap();
+        assert!(rows.iter().all(|batch| batch.num_columns() == 1));
+        rows.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    #[tokio::test]
+    async fn is_kept_in_memory_if_it_fits_and_read_again_if_it_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        write("a.csv", "1,BTC\n2,ETH\n");
+        let place = directory.path().display();
+        let sql = format!(
+            "CREATE TABLE s (id INT, name STRING) WITH (connector = 'file', path = '{place}', format = 'csv');"
+        );
+        let job = Job::parse("job.sql", &sql, &Variables::default()).unwrap();
+        let limits = crate::session::SessionLimits { memory_bytes: 64 << 20, partitions: 1 };
+        let state = crate::session::session(limits).unwrap().state();
+        let Connector::File(file) = &job.tables[0].connector else { panic!("a file table") };
+        let stored = StoredTable::open(&state, &job, &job.tables[0], file).await.unwrap();
+        let table = Arc::new(StaticTable::new(stored));
+        table.wanted.get_or_init(|| vec![1]);
+        let version = table.refresh(&state, 1 << 20).await.unwrap();
+        assert!(matches!(&table.current().rows, Some(Rows::Memory(_))) && table.current().bytes > 0);
+        assert_eq!((rows(&table, &state).await, table.refresh(&state, 1 << 20).await.unwrap()), (2, version.clone()));
+        write("b.csv", "3,EUR\n");
+        // Too little room: the files are read when the plan asks for them, and must not change meanwhile.
+        assert_ne!(table.refresh(&state, 1).await.unwrap(), version);
+        assert!(matches!(&table.current().rows, Some(Rows::Files(_))) && table.current().bytes == 0);
+        assert_eq!(rows(&table, &state).await, 3);
+        table.check_unchanged().await.unwrap();
+        write("c.csv", "4,USD\n");
+        assert_eq!(table.check_unchanged().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+}

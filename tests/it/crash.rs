@@ -131,7 +131,7 @@ async fn kill_9_at_random_moments_on_hdfs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_instances_one_stops_and_nothing_is_lost_or_double() {
+async fn of_several_instances_one_stays_and_nothing_is_lost_or_double() {
     let text = JobText { source: ", maxOffsetsPerTrigger = 100", ..JobText::default() };
     let job = TestJob::new(Some(&hdfs()), &text);
     create_topic(&job.topic, 1).await;
@@ -139,9 +139,15 @@ async fn of_two_instances_one_stops_and_nothing_is_lost_or_double() {
     send(&job.topic, 0, &records);
     let watcher = Watcher::start(job.store().await);
     let start = || job.command(&["--available-now"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let outputs = [start(), start(), start()].map(|child| child.wait_with_output().unwrap());
+    let mut children = Vec::new();
+    for _ in 0..6 {
+        children.push(start());
+        // Some start together, some while the others are at their batches.
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    let outputs: Vec<_> = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
     let losers: Vec<_> = outputs.iter().filter(|output| !output.status.success()).collect();
-    assert!(losers.len() >= 2, "at most one instance wins");
+    assert!(losers.len() >= outputs.len() - 1, "at most one instance wins: {outputs:?}");
     for loser in losers {
         let error = String::from_utf8_lossy(&loser.stderr);
         assert!(error.contains("written by another instance") || error.contains("another"), "{error}");

@@ -33,6 +33,8 @@ const WINDOWS: &[&str] = &[
     "HOP(prices, ts, INTERVAL '15 seconds', INTERVAL '10 seconds')",
     "TABLE(CUMULATE(TABLE prices, DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '20' SECOND))",
     "TABLE(TUMBLE(TABLE prices, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '3' SECOND))",
+    "TUMBLE((SELECT * FROM prices WHERE size % 2 = 0 UNION ALL SELECT * FROM prices WHERE size % 2 <> 0), ts, \
+     INTERVAL '10 seconds')",
 ];
 
 pub(super) const AGGREGATES: &[&str] = &[
