@@ -62,9 +62,10 @@ fn swapped(join: Join) -> DataFusionResult<LogicalPlan> {
 
 /// What a join over a stream must not be, and what to do instead. `None`: one batch alone can answer it.
 pub fn refusal(join: &Join) -> Option<(String, &'static str)> {
-    const STORED: &str = "join the stored results with `tidemill query`";
+    const STREAMS: &str = "GROUP BY windows on both sides and join them USING (window_start, window_end, ...), or join the \
+        stored results with `tidemill query`";
     let (what, help) = match (reads_stream(&join.left), reads_stream(&join.right), join.join_type) {
-        (true, true, _) => ("a join of two streams", STORED),
+        (true, true, _) => ("a join of two streams", STREAMS),
         (true, false, _) if join.null_aware => {
             ("NOT IN (SELECT ...)", "write NOT EXISTS (SELECT ...), or LEFT JOIN ... WHERE the other side IS NULL")
         }
@@ -91,16 +92,16 @@ pub fn refusal(join: &Join) -> Option<(String, &'static str)> {
     Some((what.to_owned(), help))
 }
 
-/// Checks every join of an optimised plan.
+/// Checks every join of an optimised plan; those of one with windows are checked when it is taken apart.
 ///
 /// # Errors
 /// `Unsupported`, with the way out.
-pub fn check(optimized: &LogicalPlan) -> Result<()> {
+pub fn check(optimized: &LogicalPlan, windowed: bool) -> Result<()> {
     let mut refused = None;
     optimized.apply_with_subqueries(|node| {
         if refused.is_none() {
             refused = match node {
-                LogicalPlan::Join(join) => refusal(join),
+                LogicalPlan::Join(join) if !windowed => refusal(join),
                 LogicalPlan::Extension(_) if !reads_stream(node) => Some((
                     "windows over stored files".to_owned(),
                     "store their result first: COPY (SELECT ...) TO 'path' in `tidemill query`",

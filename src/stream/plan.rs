@@ -125,7 +125,7 @@ impl QueryPlan {
         if !windowed {
             stateless::check(&logical)?;
         }
-        join::check(&optimized)?;
+        join::check(&optimized, windowed)?;
         let sources = sources(&logical, streams)?;
         let logical = normalise(logical)?;
         let schema = Arc::clone(logical.schema().inner());
@@ -200,7 +200,8 @@ impl QueryPlan {
         self.take_scans();
         let state = self.state_at(timestamp_ms);
         let stages = windowed::split(state.optimize(&self.logical)?)?;
-        let bounds: Vec<_> = (0..stages.operators.len()).map(|index| watermarks.bounds(index, future_us)).collect();
+        let bounds = stages.operators.iter().map(|operator| watermarks.bounds(operator.depth, future_us));
+        let bounds: Vec<_> = bounds.collect();
         let planned = windowed::plan(&stages, &state, &bounds, LateRows::new(late)).await?;
         Ok(WindowedPlan { planned, reads: self.take_scans() })
     }

@@ -261,3 +261,72 @@ async fn dead_letters_of_two_places_are_refused() {
     let (_, said) = job.fails(&["--dry-run"]);
     assert!(said.contains("write UNION ALL"), "{said}");
 }
+
+/// Nexmark's query 8 in shape: what happened in both tables in the same window.
+const JOINED: &str = "SELECT window_start, k, n, m FROM \
+     (SELECT window_start, window_end, id % 5 AS k, count(*) AS n FROM TUMBLE(prices, ts, INTERVAL '10 seconds') \
+      GROUP BY window_start, window_end, id % 5) x \
+     JOIN (SELECT window_start, window_end, id % 7 AS k, sum(id) AS m FROM TUMBLE(more, ts, INTERVAL '10 seconds') \
+      GROUP BY window_start, window_end, id % 7) y USING (window_start, window_end, k)";
+
+async fn joined_windows_killed(root: Option<&str>) {
+    let options = [", maxOffsetsPerTrigger = 30", ", maxOffsetsPerTrigger = 45"];
+    let job = job(root, EVENTS, options, JOINED);
+    create_topic(&job.topic, 1).await;
+    create_topic(&more(&job), 1).await;
+    send(&job.topic, 0, &(0..200).map(|id| record(id, id)).collect::<Vec<_>>());
+    send(&more(&job), 0, &(0..200).map(|id| record(id, id)).collect::<Vec<_>>());
+    for step in ["offsets:1", "staged:1", "prepared:2", "publishing:2", "published:3", "logged:3", "committed:4"] {
+        let output = job.command(&["--available-now"]).env("TIDEMILL_CRASH", step).output().unwrap();
+        assert!(!output.status.success(), "{step}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    job.run();
+    let mut expected = Vec::new();
+    for start in (0..190).step_by(10) {
+        for k in 0..5 {
+            let ids: Vec<u64> = (start..start + 10).filter(|id| id % 7 == k).collect();
+            let stamp = format!("2024-01-01T00:{:02}:{:02}.000", start / 60, start % 60);
+            expected.push(format!("{stamp},{k},2,{}", ids.iter().sum::<u64>()));
+        }
+    }
+    assert_eq!(job.lines().await, expected);
+    assert_eq!(job.lines().await, job.logged_lines().await);
+    let (ok, said) = job.verify();
+    assert!(ok, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joined_windows_survive_kill_9_on_a_local_disk() {
+    joined_windows_killed(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joined_windows_survive_kill_9_on_hdfs() {
+    joined_windows_killed(Some(&hdfs())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_windowed_aggregates_over_one_table_do_not_wait_for_each_other() {
+    let select = "SELECT coalesce(x.window_end, y.window_end) AS at, n, m FROM (SELECT window_end, count(*) AS n FROM \
+         TUMBLE(prices, ts, INTERVAL '10 seconds') GROUP BY window_start, window_end) x FULL JOIN (SELECT window_end, \
+         count(*) AS m FROM HOP((SELECT ts FROM prices WHERE id % 2 = 0), ts, INTERVAL '5 seconds', INTERVAL '10 seconds') \
+         GROUP BY window_start, window_end) y ON x.window_end = y.window_end";
+    let job = job(None, EVENTS, ["", ""], select);
+    create_topic(&job.topic, 1).await;
+    let all: Vec<String> = (0..50_000).map(|id| record(id, id / 500)).collect();
+    send(&job.topic, 0, &all);
+    job.run();
+    let lines = job.lines().await;
+    assert_eq!(lines.len(), 18, "{lines:?}");
+    assert!(lines.iter().any(|line| line == "2024-01-01T00:00:20.000,5000,2500"), "{lines:?}");
+    assert!(lines.iter().any(|line| line == "2024-01-01T00:00:15.000,,2500"), "{lines:?}");
+    // Late for both, each with its columns.
+    send(&job.topic, 0, &[record(2, 2), record(50_001, 99)]);
+    job.run();
+    let late = Store::open(&job.output.replace("/data", "/data_late")).await.unwrap();
+    let late = sorted_lines(visible_files(&late).await.values());
+    assert_eq!(late.len(), 2, "{late:?}");
+    assert!(late[0].split(',').count() == late[1].split(',').count() && late[0].contains("late: its last"), "{late:?}");
+    let (ok, said) = job.verify();
+    assert!(ok, "{said}");
+}

@@ -21,29 +21,34 @@ const WINDOW_TIME_BEHIND_US: i64 = 1_000;
 /// The store's; `Corrupt`.
 pub async fn windows(state: &QueryState, stages: &Stages, watermark_ms: i64, store: &Store) -> Result<WindowsReport> {
     let mut aggregates = Vec::new();
-    for (index, operator) in state.operators.iter().enumerate() {
-        aggregates.push(aggregate(operator, index, stage_us(watermark_ms, index), store).await?);
+    for (operator, stage) in state.operators.iter().zip(&stages.operators) {
+        aggregates.push(aggregate(operator, stage.depth, stage_us(watermark_ms, stage.depth), store).await?);
     }
-    let specs: Vec<WindowSpec> = stages.operators.iter().map(|operator| operator.spec).collect();
     let first: Vec<Option<Span>> = aggregates.iter().map(|aggregate| aggregate.first).collect();
+    let operators: Vec<Fed<'_>> = stages.operators.iter().map(|it| (it.spec, it.depth, it.feeds.as_slice())).collect();
     let watermark_ms = (watermark_ms != NO_WATERMARK_MS).then_some(watermark_ms);
-    Ok(WindowsReport { watermark_ms, next_rows: next_rows(&first, &specs), aggregates })
+    Ok(WindowsReport { watermark_ms, next_rows: next_rows(&first, &operators, &stages.feeds()), aggregates })
 }
 
-/// When the last aggregate gives rows: those that it holds, or those that it gets from the one before it.
-fn next_rows(first: &[Option<Span>], specs: &[WindowSpec]) -> Option<NextClose> {
-    let mut next: Option<Span> = None;
-    for (own, spec) in first.iter().zip(specs) {
-        let fed = next.and_then(|before| {
+/// An aggregate's windows, its depth and the aggregates whose rows it is over.
+type Fed<'a> = (WindowSpec, usize, &'a [usize]);
+
+/// When one of the aggregates `last` gives rows: those that it holds, or those that it gets from the ones before it.
+fn next_rows(first: &[Option<Span>], operators: &[Fed<'_>], last: &[usize]) -> Option<NextClose> {
+    let mut next: Vec<Option<Span>> = Vec::new();
+    for (own, (spec, _, feeds)) in first.iter().zip(operators) {
+        let before = feeds.iter().filter_map(|at| next.get(*at).copied().flatten());
+        let fed = before.filter_map(|before| {
             let time = before.end_us.saturating_sub(WINDOW_TIME_BEHIND_US);
             spec.windows_of(time).min_by_key(|window| window.end_us).map(span)
         });
-        next = own.iter().copied().chain(fed).min_by_key(|window| window.end_us);
+        next.push(own.iter().copied().chain(fed).min_by_key(|window| window.end_us));
     }
-    next.map(|window| NextClose::of(window, specs.len().saturating_sub(1)))
+    let close = |at: &usize| Some(NextClose::of((*next.get(*at)?)?, operators.get(*at)?.1));
+    last.iter().filter_map(close).min_by_key(|close| close.watermark_ms)
 }
 
-async fn aggregate(operator: &OperatorState, index: usize, closed_us: i64, store: &Store) -> Result<OperatorReport> {
+async fn aggregate(operator: &OperatorState, depth: usize, closed_us: i64, store: &Store) -> Result<OperatorReport> {
     let layout = &operator.layout;
     let (mut rows, mut input_rows, mut labels) = (0, 0, BTreeSet::new());
     let manifest = operator.manifest();
@@ -73,7 +78,8 @@ async fn aggregate(operator: &OperatorState, index: usize, closed_us: i64, store
         input_rows,
         bytes: operator.bytes(),
         files: operator.files() as u64,
-        next_close: first.map(|window| NextClose::of(window, index)),
+        over_records: depth == 0,
+        next_close: first.map(|window| NextClose::of(window, depth)),
     })
 }
 
@@ -126,12 +132,17 @@ mod tests {
 
     #[test]
     fn rows_of_one_aggregate_go_through_the_next() {
-        let specs = [spec(WindowKind::Tumble, 10), spec(WindowKind::Tumble, 30)];
+        let (ten, thirty) = (spec(WindowKind::Tumble, 10), spec(WindowKind::Tumble, 30));
+        let chain: [Fed<'_>; 2] = [(ten, 0, &[]), (thirty, 1, &[0])];
         let close = |window, watermark_ms| Some(NextClose { window, watermark_ms });
         // The row of [20, 30) is in [0, 30), which the second aggregate closes a millisecond later.
-        assert_eq!(next_rows(&[Some(seconds(20, 30)), None], &specs), close(seconds(0, 30), 30_001));
-        assert_eq!(next_rows(&[Some(seconds(30, 40)), Some(seconds(0, 30))], &specs), close(seconds(0, 30), 30_001));
-        assert_eq!(next_rows(&[Some(seconds(20, 30))], &specs[..1]), close(seconds(20, 30), 30_000));
-        assert_eq!(next_rows(&[None, None], &specs), None);
+        assert_eq!(next_rows(&[Some(seconds(20, 30)), None], &chain, &[1]), close(seconds(0, 30), 30_001));
+        let both = [Some(seconds(30, 40)), Some(seconds(0, 30))];
+        assert_eq!(next_rows(&both, &chain, &[1]), close(seconds(0, 30), 30_001));
+        assert_eq!(next_rows(&[Some(seconds(20, 30))], &chain[..1], &[0]), close(seconds(20, 30), 30_000));
+        assert_eq!(next_rows(&[None, None], &chain, &[1]), None);
+        // Two that are joined: the first that closes.
+        let joined: [Fed<'_>; 2] = [(ten, 0, &[]), (thirty, 0, &[])];
+        assert_eq!(next_rows(&both, &joined, &[0, 1]), close(seconds(0, 30), 30_000));
     }
 }

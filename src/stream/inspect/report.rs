@@ -61,6 +61,8 @@ pub struct WindowsReport {
 #[serde(rename_all = "camelCase")]
 pub struct OperatorReport {
     pub name: String,
+    /// It is over records, not over the rows of other aggregates.
+    pub over_records: bool,
     /// Of what the rows are kept: `panes` or `windows`.
     pub kept: &'static str,
     /// How many of them are open.
@@ -96,10 +98,10 @@ pub struct NextClose {
 }
 
 impl NextClose {
-    /// Of a window of the aggregate at `index`.
-    pub fn of(window: Span, index: usize) -> Self {
+    /// Of a window of an aggregate at `depth`.
+    pub fn of(window: Span, depth: usize) -> Self {
         // An aggregate over another is a little behind the source.
-        let behind_us = stage_us(0, index).saturating_neg();
+        let behind_us = stage_us(0, depth).saturating_neg();
         let at_us = window.end_us.saturating_add(behind_us);
         let watermark_ms = at_us.div_euclid(1000) + i64::from(at_us.rem_euclid(1000) > 0);
         Self { window, watermark_ms }

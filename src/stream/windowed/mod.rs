@@ -1,6 +1,7 @@
 //! Windowed aggregates over a stream: panes of partial aggregates in the state, windows out when the watermark passes.
 //!
-//! `stages.rs` cuts the plan at each windowed aggregate, `source.rs` looks at what is below it; `assign.rs` gives rows
+//! `stages.rs` cuts the plan at each windowed aggregate, which gives a tree: an aggregate is over records or over the
+//! rows of others, and the rest of the plan over any of them. `source.rs` looks at what is below a cut; `assign.rs` gives rows
 //! their panes, `late.rs` is about those that come too late. Sessions are put together from pieces: `guard.rs` lets rows
 //! in that a session can take, `merge.rs` joins the pieces. `planner.rs` makes the physical plans of one batch, `run.rs`
 //! runs them over the state, and `batch.rs` between the source and the output.
@@ -25,6 +26,8 @@ pub use stages::{Stages, check, needs_state, split};
 
 #[cfg(test)]
 mod corpus_tests;
+#[cfg(test)]
+mod join_tests;
 #[cfg(test)]
 mod session_tests;
 #[cfg(test)]

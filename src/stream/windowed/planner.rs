@@ -44,11 +44,15 @@ pub type StateRows = std::pin::Pin<Box<dyn futures::Stream<Item = Result<RecordB
 #[derive(Debug)]
 pub struct PlannedOperator {
     pub name: String,
+    /// How many operators a row has gone through before.
+    pub depth: usize,
     /// Over the new rows; gives rows of state.
     pub partial: Arc<dyn ExecutionPlan>,
     pub layout: StateLayout,
     /// Where the final aggregate finds the rows of the windows that close.
     pub closing: Arc<Slot>,
+    /// The final aggregate.
+    pub emission: Option<Arc<dyn ExecutionPlan>>,
     /// Where the new rows find the sessions that there are.
     pub known: Arc<KnownSessions>,
     /// Input rows of the sessions that closed, once the final aggregate has run.
@@ -69,8 +73,8 @@ pub struct PlannedStages {
 impl PlannedStages {
     /// The part that runs over the records: all expressions that a single record can make fail.
     pub fn over_records(&self) -> (Vec<Arc<dyn ExecutionPlan>>, Arc<TaskContext>) {
-        let partial = self.operators.first().map(|first| Arc::clone(&first.partial));
-        (partial.into_iter().collect(), Arc::clone(&self.task))
+        let over_records = self.operators.iter().filter(|operator| operator.depth == 0);
+        (over_records.map(|operator| Arc::clone(&operator.partial)).collect(), Arc::clone(&self.task))
     }
 
     /// The rows that the query writes.
@@ -88,6 +92,9 @@ impl PlannedStages {
 /// DataFusion's; `Internal` if it plans an aggregate in another way than we know.
 pub async fn plan(stages: &Stages, state: &SessionState, bounds: &[Bounds], late: LateRows) -> Result<PlannedStages> {
     let late = Arc::new(late);
+    let shapes = stages.late_shapes();
+    // The rows of one aggregate need not be made like those of others.
+    let mut shapes = shapes.iter().filter(|_| shapes.len() > 1).cloned();
     let mut operators: Vec<PlannedOperator> = Vec::new();
     let mut emissions: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     for (operator, bounds) in stages.operators.iter().zip(bounds) {
@@ -103,11 +110,13 @@ pub async fn plan(stages: &Stages, state: &SessionState, bounds: &[Bounds], late
             emissions: emissions.clone(),
             assign: Some(assign),
             // What an aggregate gives to the next is never late there.
-            late: if operators.is_empty() { Arc::clone(&late) } else { Arc::new(LateRows::new(None)) },
+            late: Arc::new(if operator.depth == 0 { late.of_one(shapes.next()) } else { LateRows::new(None) }),
         };
         let physical = physical(&operator.aggregate, state, stage).await?;
-        let planned = take_apart(operator, (labels, known), *bounds, &physical)?;
-        emissions.push(planned.finish()?);
+        let mut planned = take_apart(operator, (labels, known), *bounds, &physical)?;
+        let emission = planned.finish()?;
+        planned.emission = Some(Arc::clone(&emission));
+        emissions.push(emission);
         operators.push(planned);
     }
     let stage = StagePlanner { emissions, assign: None, late: Arc::new(LateRows::new(None)) };
@@ -153,9 +162,11 @@ fn take_apart(
     let layout = StateLayout { schema, start: operator.start, end: operator.end, time: operator.time, rows, labels };
     Ok(PlannedOperator {
         name: operator.name.clone(),
+        depth: operator.depth,
         partial: Arc::new(partial),
         layout,
         closing: Arc::default(),
+        emission: None,
         known,
         released: Arc::default(),
         bounds,
@@ -226,6 +237,15 @@ impl std::fmt::Debug for Slot {
 }
 
 impl Slot {
+    fn take(&self) -> Option<StateRows> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Has no plan read the rows?
+    pub fn is_unread(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// For the next execution.
     pub fn put(&self, rows: StateRows) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(rows);
@@ -245,9 +265,10 @@ impl PartitionStream for StateStream {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         use futures::StreamExt;
-        let rows = self.slot.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let rows = rows.unwrap_or_else(|| Box::pin(futures::stream::empty()));
-        let rows = rows.map(|batch| batch.map_err(Into::into));
+        // Not before they are asked for: a join with nothing leaves its other side alone.
+        let slot = Arc::clone(&self.slot);
+        let rows = futures::stream::once(async move { slot.take() }).flat_map(futures::stream::iter).flatten();
+        let rows = rows.map(|batch: Result<RecordBatch>| batch.map_err(Into::into));
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
     }
 }

@@ -13,7 +13,7 @@ use arrow::{
     compute::filter_record_batch,
 };
 use datafusion::physical_plan::execute_stream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, future::try_join_all};
 
 use super::{
     late::Bounds,
@@ -39,6 +39,8 @@ const STAGE_DELAY_US: i64 = 1_000;
 pub struct QueryState {
     store: Store,
     pub operators: Vec<OperatorState>,
+    /// Of each operator, how many operators a row has gone through before.
+    depths: Vec<usize>,
     pub tracker: QueryWatermark,
     /// After the last committed batch.
     saved: Option<(StateRef, Manifest)>,
@@ -55,21 +57,25 @@ pub struct Watermarks {
 }
 
 impl Watermarks {
-    /// What the aggregate at `index` lets in, `future_us` being the newest event that is believed.
-    pub fn bounds(self, index: usize, future_us: i64) -> Bounds {
+    /// What an aggregate at `depth` lets in, `future_us` being the newest event that is believed.
+    pub fn bounds(self, depth: usize, future_us: i64) -> Bounds {
         // Windows are in time by their own watermark: only records come from clocks that may be wrong.
-        let future_us = if index == 0 { future_us } else { i64::MAX };
-        let (closed_us, closing_us) = (stage_us(self.from_ms, index), stage_us(self.to_ms, index));
+        let future_us = if depth == 0 { future_us } else { i64::MAX };
+        let (closed_us, closing_us) = self.stage_us(depth);
         Bounds { closed_us, closing_us, future_us }
+    }
+
+    fn stage_us(self, depth: usize) -> (i64, i64) {
+        (stage_us(self.from_ms, depth), stage_us(self.to_ms, depth))
     }
 }
 
-/// How far the watermark of the aggregate at `index` is, in microseconds, when that of the source is `watermark_ms`.
-pub fn stage_us(watermark_ms: i64, index: usize) -> i64 {
+/// How far the watermark of an aggregate at `depth` is, in microseconds, when that of the sources is `watermark_ms`.
+pub fn stage_us(watermark_ms: i64, depth: usize) -> i64 {
     if watermark_ms == NO_WATERMARK_MS {
         return i64::MIN;
     }
-    let delay_us = i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(STAGE_DELAY_US);
+    let delay_us = i64::try_from(depth).unwrap_or(i64::MAX).saturating_mul(STAGE_DELAY_US);
     watermark_ms.saturating_mul(1_000).saturating_sub(delay_us)
 }
 
@@ -101,9 +107,10 @@ pub struct Settled {
 /// A batch between its two halves.
 #[derive(Debug)]
 pub struct Absorbed {
-    /// Rows that went into the first operator's state.
+    /// Rows of records that went into the state.
     held: u64,
-    released: Arc<AtomicU64>,
+    /// And those of them that left it, once the rest has run.
+    released: Vec<Arc<AtomicU64>>,
     operators: Vec<OperatorCounts>,
     watermarks: Watermarks,
     files: FileNames,
@@ -115,7 +122,8 @@ impl QueryState {
         let operator =
             |planned: &PlannedOperator| OperatorState::new(planned.name.clone(), planned.layout.clone(), store.clone());
         let operators = planned.iter().map(operator).collect();
-        Self { store, operators, tracker, saved: None, next: None }
+        let depths = planned.iter().map(|planned| planned.depth).collect();
+        Self { store, operators, depths, tracker, saved: None, next: None }
     }
 
     /// Goes on with what `place` lists; `watermark_ms` is that of the batch that wrote it.
@@ -153,53 +161,39 @@ impl QueryState {
     /// # Errors
     /// `Internal`: a defect.
     pub fn would_close(&self, watermarks: Watermarks) -> Result<bool> {
-        for (index, operator) in self.operators.iter().enumerate() {
-            let next = operator.next_end(stage_us(watermarks.from_ms, index))?;
-            if next.is_some_and(|end| end <= stage_us(watermarks.to_ms, index)) {
+        for (operator, depth) in self.operators.iter().zip(&self.depths) {
+            let (from_us, to_us) = watermarks.stage_us(*depth);
+            if operator.next_end(from_us)?.is_some_and(|end| end <= to_us) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Takes the records of a batch in, which come out of the first plan's scan. After that `rest` gives the rows of the
+    /// Takes the records of a batch in, which come out of the scans of the plans. After that `rest` gives the rows of the
     /// windows that close.
     ///
     /// # Errors
     /// The plan's, the store's; the state must not be used any more.
     pub async fn absorb(&mut self, planned: &PlannedStages, watermarks: Watermarks, owner: &str) -> Result<Absorbed> {
-        let mut files = FileNames { owner: owner.to_owned(), count: 0 };
-        let (mut first, mut held_first, mut counted) = (None, 0, Vec::new());
-        for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
-            let (before, step) = (state.rows(), Stopwatch::start());
-            let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
-            let is_session = matches!(state.layout.labels, Labels::Sessions(_));
-            if is_session {
-                operator.known.put(state.live(from_us), state.layout.clone());
-            }
-            let held = absorb(operator, state, planned, from_us, &mut files).await?;
-            counted.push(OperatorCounts {
-                name: operator.name.clone(),
-                updated: state.rows().saturating_sub(before),
-                update_ms: step.elapsed_ms(),
-                ..OperatorCounts::default()
+        let files = FileNames { owner: owner.to_owned(), count: AtomicU64::new(0) };
+        let (mut held, mut released) = (0, Vec::new());
+        let mut counted = vec![OperatorCounts::default(); planned.operators.len()];
+        for depth in 0..=self.depths.iter().copied().max().unwrap_or(0) {
+            // Those over records at the same time: they may share a table, whose queues hold up each other.
+            let operators = planned.operators.iter().zip(&mut self.operators).zip(&mut counted);
+            let at_once = operators.filter(|((operator, _), _)| operator.depth == depth);
+            let taken = at_once.map(|((operator, state), counts)| {
+                take_in((operator, state, counts), planned, watermarks.stage_us(depth), &files)
             });
-            let (rows, released) = if is_session {
-                (pieces(state, from_us, to_us), Arc::clone(&operator.released))
-            } else {
-                let scan = state.scan(from_us, to_us);
-                let released = scan.released();
-                (stream(scan), released)
-            };
-            if index == 0 {
-                (first, held_first) = (Some(released), held);
-            }
-            // Without a window that ends in between, nothing is read and nothing is sorted.
-            if state.next_end(from_us)?.is_some_and(|end| end <= to_us) {
-                operator.closing.put(rows);
+            for (rows, left) in try_join_all(taken).await? {
+                if depth == 0 {
+                    held += rows;
+                    released.push(left);
+                }
             }
         }
-        Ok(Absorbed { held: held_first, released: first.unwrap_or_default(), operators: counted, watermarks, files })
+        Ok(Absorbed { held, released, operators: counted, watermarks, files })
     }
 
     /// The rows of the windows that closed are written: forgets what no window needs any more, and says what the state
@@ -208,25 +202,28 @@ impl QueryState {
     /// # Errors
     /// The plan's, the store's; the state must not be used any more.
     pub async fn settle(&mut self, planned: &PlannedStages, absorbed: Absorbed) -> Result<Settled> {
-        let Absorbed { held, released, mut operators, watermarks, mut files } = absorbed;
+        let Absorbed { held, released, mut operators, watermarks, files } = absorbed;
+        for operator in &planned.operators {
+            count_unread(operator, planned).await?;
+        }
         let states = self.operators.iter_mut().zip(&mut operators);
-        for (index, (operator, (state, counts))) in planned.operators.iter().zip(states).enumerate() {
+        for (operator, (state, counts)) in planned.operators.iter().zip(states) {
             let (before, step) = (state.rows(), Stopwatch::start());
-            let (from_us, to_us) = (stage_us(watermarks.from_ms, index), stage_us(watermarks.to_ms, index));
+            let (from_us, to_us) = watermarks.stage_us(operator.depth);
             if matches!(state.layout.labels, Labels::Sessions(_)) && state.would_expire(from_us, to_us)? {
                 let live = pieces(state, from_us, to_us);
-                write_outlived(operator, state, planned, (live, to_us), &mut files).await?;
+                write_outlived(operator, state, planned, (live, to_us), &files).await?;
             }
             state.expire(to_us)?;
             counts.removed = before.saturating_sub(state.rows());
             if state.small_files() > FILES_MAX {
-                compact(operator, state, planned, to_us, &mut files).await?;
+                compact(operator, state, planned, to_us, &files).await?;
             }
             counts.removal_ms = step.elapsed_ms();
             (counts.rows, counts.memory_bytes) = (state.rows(), state.memory_bytes());
             (counts.files, counts.file_bytes) = (state.files() as u64, state.bytes());
         }
-        let released = released.load(Ordering::Relaxed);
+        let released = released.iter().map(|released| released.load(Ordering::Relaxed)).sum();
         Ok(Settled { counts: StateCounts { late: planned.late.count(), held, released }, operators })
     }
 
@@ -310,14 +307,58 @@ impl QueryState {
 #[derive(Debug)]
 struct FileNames {
     owner: String,
-    count: usize,
+    count: AtomicU64,
 }
 
 impl FileNames {
-    fn next(&mut self) -> String {
-        self.count += 1;
-        format!("state/{}-{}.arrow", self.owner, self.count)
+    fn next(&self) -> String {
+        format!("state/{}-{}.arrow", self.owner, self.count.fetch_add(1, Ordering::Relaxed) + 1)
     }
+}
+
+/// Lets windows close whose rows nobody has asked for: what they release is counted all the same.
+async fn count_unread(operator: &PlannedOperator, planned: &PlannedStages) -> Result<()> {
+    if let Some(emission) = operator.emission.as_ref().filter(|_| operator.closing.is_unread()) {
+        let mut rows = execute_stream(Arc::clone(emission), Arc::clone(&planned.task))?;
+        while let Some(batch) = rows.next().await {
+            batch?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes in the rows that an aggregate is over, and lets its windows close that end up to `to_us`. Returns how many rows
+/// there were, and where it will stand how many have left the state.
+async fn take_in(
+    (operator, state, counts): (&PlannedOperator, &mut OperatorState, &mut OperatorCounts),
+    planned: &PlannedStages,
+    (from_us, to_us): (i64, i64),
+    files: &FileNames,
+) -> Result<(u64, Arc<AtomicU64>)> {
+    let (before, step) = (state.rows(), Stopwatch::start());
+    let is_session = matches!(state.layout.labels, Labels::Sessions(_));
+    if is_session {
+        operator.known.put(state.live(from_us), state.layout.clone());
+    }
+    let held = absorb(operator, state, planned, from_us, files).await?;
+    *counts = OperatorCounts {
+        name: operator.name.clone(),
+        updated: state.rows().saturating_sub(before),
+        update_ms: step.elapsed_ms(),
+        ..OperatorCounts::default()
+    };
+    let (rows, released) = if is_session {
+        (pieces(state, from_us, to_us), Arc::clone(&operator.released))
+    } else {
+        let scan = state.scan(from_us, to_us);
+        let released = scan.released();
+        (stream(scan), released)
+    };
+    // Without a window that ends in between, nothing is read and nothing is sorted.
+    if state.next_end(from_us)?.is_some_and(|end| end <= to_us) {
+        operator.closing.put(rows);
+    }
+    Ok((held, released))
 }
 
 /// The rows that an aggregate is over, into its state; how many they were.
@@ -326,7 +367,7 @@ async fn absorb(
     state: &mut OperatorState,
     planned: &PlannedStages,
     closed_us: i64,
-    files: &mut FileNames,
+    files: &FileNames,
 ) -> Result<u64> {
     let before = state.files();
     let rows = execute_stream(Arc::clone(&operator.partial), Arc::clone(&planned.task))?;
@@ -353,7 +394,7 @@ async fn write_outlived(
     state: &mut OperatorState,
     planned: &PlannedStages,
     (rows, to_us): (StateRows, i64),
-    files: &mut FileNames,
+    files: &FileNames,
 ) -> Result<()> {
     let rows = execute_stream(operator.outlived(rows, to_us)?, Arc::clone(&planned.task))?;
     keep(rows, state, files, &mut |_| Ok(())).await
@@ -362,7 +403,7 @@ async fn write_outlived(
 async fn keep(
     mut rows: datafusion::physical_plan::SendableRecordBatchStream,
     state: &mut OperatorState,
-    files: &mut FileNames,
+    files: &FileNames,
     count: &mut (dyn FnMut(&RecordBatch) -> Result<()> + Send),
 ) -> Result<()> {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
@@ -390,7 +431,7 @@ async fn compact(
     state: &mut OperatorState,
     planned: &PlannedStages,
     watermark_us: i64,
-    files: &mut FileNames,
+    files: &FileNames,
 ) -> Result<()> {
     let rows = live(state.take_small(watermark_us));
     let reduced = operator.reduce(rows)?;

@@ -3,25 +3,28 @@
 //! Below a cut the plan runs over the rows of a batch and feeds the aggregate's state; above it, over the windows that
 //! close, which are complete. So what stands above may be anything that treats each window by itself.
 
-use std::{cmp::Ordering, fmt, hash::Hash, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeSet, fmt, hash::Hash, sync::Arc};
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::{
     common::{
         Column, DFSchemaRef, Result as DataFusionResult,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     functions_aggregate::expr_fn::count,
-    logical_expr::{Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder, UserDefinedLogicalNodeCore, lit},
+    logical_expr::{
+        Aggregate, Expr, Extension, Join, LogicalPlan, LogicalPlanBuilder, UserDefinedLogicalNodeCore, lit,
+    },
 };
 
 use super::{
-    late::late_schema,
+    late::{LateShape, late_schema},
     source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column},
 };
 use crate::{
     error::{Error, Result},
     stream::{
+        join,
         scan::{reads_stream, stream_table},
         stateless,
     },
@@ -31,11 +34,12 @@ use crate::{
 /// The hidden aggregate that counts input rows.
 const ROWS: &str = "__tidemill_rows";
 
-/// A plan in the order in which it runs: the operators, each over the rows of the one before, then the rest.
+/// A plan in the order in which it runs: the operators, each over records or the rows of operators before it, then the
+/// rest.
 #[derive(Debug, Clone)]
 pub struct Stages {
     pub operators: Vec<Operator>,
-    /// Over the rows of the last operator.
+    /// Over the rows of operators.
     pub rest: LogicalPlan,
 }
 
@@ -56,6 +60,10 @@ pub struct Operator {
     pub session: Option<SessionKeys>,
     /// How it is shown.
     pub name: String,
+    /// The operators whose rows it is over; none if it is over records.
+    pub feeds: Vec<usize>,
+    /// How many operators a row has gone through before: the watermark is a little behind for each.
+    pub depth: usize,
 }
 
 impl Stages {
@@ -64,12 +72,46 @@ impl Stages {
         self.operators.iter().map(|operator| operator.aggregate.display_indent().to_string()).collect()
     }
 
-    /// The schema of the rows that come too late for the first operator.
-    pub fn late_schema(&self) -> Option<SchemaRef> {
-        let first = self.operators.first()?;
-        let assign = source_window(&first.aggregate)?;
-        Some(late_schema(assign.input().schema().as_arrow()))
+    /// The rows that come too late, of each operator that is over records: all have one schema.
+    pub fn late_shapes(&self) -> Vec<LateShape> {
+        let over_records = self.operators.iter().filter(|operator| operator.depth == 0);
+        let assigns: Vec<Source> = over_records.filter_map(|operator| source_window(&operator.aggregate)).collect();
+        let inputs: Vec<&Schema> = assigns.iter().map(|assign| assign.input().schema().as_arrow()).collect();
+        LateShape::of_all(&inputs)
     }
+
+    /// The schema of the rows that come too late.
+    pub fn late_schema(&self) -> Option<SchemaRef> {
+        let mut over_records = self.operators.iter().filter(|operator| operator.depth == 0);
+        let (first, others) = (over_records.next()?, over_records.next());
+        match others {
+            Some(_) => self.late_shapes().first().map(|shape| Arc::clone(shape.schema())),
+            None => {
+                let assign = source_window(&first.aggregate)?;
+                Some(late_schema(assign.input().schema().as_arrow()))
+            }
+        }
+    }
+
+    /// The operators whose rows the rest is over.
+    pub fn feeds(&self) -> Vec<usize> {
+        feeds(&self.rest)
+    }
+}
+
+/// The operators whose rows a plan is over.
+fn feeds(plan: &LogicalPlan) -> Vec<usize> {
+    let mut found = Vec::new();
+    // The closure cannot fail.
+    let _ = plan.apply(|node| {
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(emission) = extension.node.as_any().downcast_ref::<Emission>()
+        {
+            found.push(emission.index);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
 }
 
 /// The rows of the windows of operator `index` that close with a batch: a leaf.
@@ -130,7 +172,9 @@ pub fn split(plan: LogicalPlan) -> Result<Stages> {
         let Some(assign) = source_window(&node) else { return Ok(Transformed::no(node)) };
         assign.check_time()?;
         let index = operators.len();
-        let (operator, above) = cut(aggregate, &assign, index)?;
+        let (mut operator, above) = cut(aggregate, &assign, index)?;
+        let below = operator.feeds.iter().filter_map(|at| operators.get(*at));
+        operator.depth = below.map(|below| below.depth + 1).max().unwrap_or(0);
         operators.push(operator);
         Ok(Transformed::yes(above))
     })?;
@@ -199,7 +243,8 @@ fn cut(aggregate: &Aggregate, assign: &Source, index: usize) -> Result<(Operator
     let above = LogicalPlanBuilder::from(emission).project(columns)?.build()?;
     let name = format!("{spec} grouped by {}", list(&aggregate.group_expr));
     let aggregate = LogicalPlan::Aggregate(widened);
-    let operator = Operator { aggregate, spec, panes, start, end, time, session, name };
+    let feeds = feeds(&aggregate);
+    let operator = Operator { aggregate, spec, panes, start, end, time, session, name, feeds, depth: 0 };
     Ok((operator, above))
 }
 
@@ -212,9 +257,10 @@ fn list(exprs: &[Expr]) -> String {
 /// # Errors
 /// `Unsupported`, naming the operation and what to do instead.
 pub fn check(stages: &Stages) -> Result<()> {
-    for (at, operator) in stages.operators.iter().enumerate() {
+    let before = |feeds: &[usize]| feeds.iter().filter_map(|at| stages.operators.get(*at)).collect::<Vec<_>>();
+    for operator in &stages.operators {
         let LogicalPlan::Aggregate(aggregate) = &operator.aggregate else { continue };
-        check_part(&aggregate.input, at.checked_sub(1).and_then(|before| stages.operators.get(before)))?;
+        check_part(&aggregate.input, &before(&operator.feeds), stages)?;
     }
     let assigns = |node: &LogicalPlan| Ok(Source::of(node).is_some());
     if stages.rest.exists(assigns)? {
@@ -222,22 +268,23 @@ pub fn check(stages: &Stages) -> Result<()> {
             Error::unsupported(format!("{} over a stream", stateless::BARE_WINDOW.0)).help(stateless::BARE_WINDOW.1)
         );
     }
-    check_part(&stages.rest, stages.operators.last())?;
-    // An operator takes in all its records before the next one does.
-    let parts = stages.operators.iter().map(|operator| &operator.aggregate).chain([&stages.rest]);
-    let with_tables = |part: &&LogicalPlan| part.exists(|node| Ok(stream_table(node).is_some())).unwrap_or(true);
-    if parts.filter(with_tables).count() > 1 {
-        return Err(Error::unsupported("a stream that reads its tables in more than one windowed aggregate")
-            .help("write one INSERT for each, or join the stored results with `tidemill query`"));
+    check_part(&stages.rest, &before(&stages.feeds()), stages)?;
+    let is_table = |node: &LogicalPlan| Ok(stream_table(node).is_some());
+    let mixed = stages.operators.iter().filter(|operator| !operator.feeds.is_empty());
+    for part in mixed.map(|operator| &operator.aggregate).chain([&stages.rest]) {
+        if part.exists(is_table)? {
+            return Err(Error::unsupported("rows of a stream together with the rows of windows")
+                .help("group the rows by windows too, or write one INSERT for each"));
+        }
     }
     Ok(())
 }
 
-fn check_part(plan: &LogicalPlan, before: Option<&Operator>) -> Result<()> {
+fn check_part(plan: &LogicalPlan, before: &[&Operator], stages: &Stages) -> Result<()> {
     let mut refused = None;
     plan.apply_with_subqueries(|node| {
         if refused.is_none() {
-            refused = refusal(node, before);
+            refused = refusal(node, before, stages);
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
@@ -247,31 +294,29 @@ fn check_part(plan: &LogicalPlan, before: Option<&Operator>) -> Result<()> {
     }
 }
 
-fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Option<(String, &'static str)> {
+fn refusal(node: &LogicalPlan, before: &[&Operator], stages: &Stages) -> Option<(String, &'static str)> {
     const GROUP: &str = "group by window_start and window_end too: FROM TUMBLE(table, time, INTERVAL '1 minute')";
     match node {
         // Of stored files.
         node if !reads_stream(node) => None,
         LogicalPlan::Extension(_) => None,
-        LogicalPlan::Aggregate(aggregate)
-            if before.is_some_and(|before| is_per_window(&aggregate.group_expr, node, before)) =>
-        {
-            None
-        }
-        LogicalPlan::Aggregate(_) if before.is_some() => {
+        LogicalPlan::Join(join) => match (feeds(&join.left), feeds(&join.right)) {
+            (left, right) if left.is_empty() || right.is_empty() => join::refusal(join),
+            (left, right) => join_refusal(join, left.into_iter().chain(right), stages),
+        },
+        LogicalPlan::Aggregate(aggregate) if is_per_window(&aggregate.group_expr, node, before) => None,
+        LogicalPlan::Aggregate(_) if !before.is_empty() => {
             Some(("an aggregate over more than one window".to_owned(), GROUP))
         }
         LogicalPlan::Window(window)
-            if before.is_some_and(|before| {
-                window.window_expr.iter().all(|expr| match expr.clone().unalias() {
-                    Expr::WindowFunction(function) => is_per_window(&function.params.partition_by, node, before),
-                    _ => false,
-                })
+            if window.window_expr.iter().all(|expr| match expr.clone().unalias() {
+                Expr::WindowFunction(function) => is_per_window(&function.params.partition_by, node, before),
+                _ => false,
             }) =>
         {
             None
         }
-        LogicalPlan::Window(_) if before.is_some() => Some((
+        LogicalPlan::Window(_) if !before.is_empty() => Some((
             "OVER across windows".to_owned(),
             "add window_start and window_end to its PARTITION BY, or run it over the stored files with `tidemill query`",
         )),
@@ -279,21 +324,48 @@ fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Option<(String, &'s
     }
 }
 
-/// Do the keys keep the windows apart?
-fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &Operator) -> bool {
+/// A join of the rows of windows is complete if each row's partners close with it.
+fn join_refusal(
+    join: &Join,
+    operators: impl Iterator<Item = usize>,
+    stages: &Stages,
+) -> Option<(String, &'static str)> {
+    let depths: BTreeSet<usize> = operators.filter_map(|at| stages.operators.get(at)).map(|it| it.depth).collect();
+    if depths.len() > 1 {
+        return Some((
+            "a join of windows with windows over windows".to_owned(),
+            "their rows come at different times: join the stored results with `tidemill query`",
+        ));
+    }
+    let is_end = |expr: &Expr, side: &LogicalPlan| has_mark(std::slice::from_ref(expr), side.schema(), WINDOW_END);
+    if join.on.iter().any(|(left, right)| is_end(left, &join.left) && is_end(right, &join.right)) {
+        return None;
+    }
+    Some((
+        "a join of windows whose ends are not compared".to_owned(),
+        "join them USING (window_start, window_end, ...) or ON a.window_end = b.window_end: both sides close together then",
+    ))
+}
+
+/// Is a column among `keys` that is the window's start, or its end?
+fn has_mark(keys: &[Expr], schema: &DFSchemaRef, which: &str) -> bool {
+    keys.iter().any(|key| match key {
+        Expr::Column(column) => schema
+            .index_of_column(column)
+            .is_ok_and(|at| schema.field(at).metadata().get(WINDOW_KEY).is_some_and(|value| value == which)),
+        _ => false,
+    })
+}
+
+/// Do the keys keep the windows apart, of all operators that the rows come from?
+fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &[&Operator]) -> bool {
     let Some(input) = node.inputs().first().map(|input| Arc::clone(input.schema())) else { return false };
-    let has = |which: &str| {
-        keys.iter().any(|key| match key {
-            Expr::Column(column) => input
-                .index_of_column(column)
-                .is_ok_and(|at| input.field(at).metadata().get(WINDOW_KEY).is_some_and(|value| value == which)),
-            _ => false,
-        })
-    };
-    match before.spec.kind {
+    let has = |which: &str| has_mark(keys, &input, which);
+    let keeps_apart = |operator: &&Operator| match operator.spec.kind {
         WindowKind::Cumulate { .. } => has(WINDOW_START) && has(WINDOW_END),
         // Sessions of different keys that start together end at different times.
         WindowKind::Session => has(WINDOW_END),
         _ => has(WINDOW_START) || has(WINDOW_END),
-    }
+    };
+    !before.is_empty() && before.iter().all(keeps_apart)
 }
