@@ -30,8 +30,10 @@ pub struct StateLayout {
     pub end: usize,
     /// Column of the window's event time, its end less a millisecond, if it is grouped by.
     pub time: Option<usize>,
-    /// Column with the number of input rows that a row of state stands for.
-    pub rows: usize,
+    /// Column with the number of input rows that a row of state stands for; `None`: for itself.
+    pub rows: Option<usize>,
+    /// The operator's watermark is so far behind the source's: an operator before it gives rows with such a delay.
+    pub behind_us: i64,
     pub labels: Labels,
 }
 
@@ -44,6 +46,29 @@ pub enum Labels {
     Panes(WindowSpec),
     /// A piece of a session. Pieces of one session have equal keys and overlap, or one ends where the next starts.
     Sessions(SessionPieces),
+    /// A row of the input, as it is: the start column, which stands for the end too, holds its event time.
+    Moments(Moments),
+}
+
+/// How single rows are kept. A row is given out once the watermark has passed its event time by `ahead_us`; later rows
+/// may look back to it.
+#[derive(Debug, Clone)]
+pub struct Moments {
+    /// What a row looks ahead.
+    pub ahead_us: i64,
+    /// A row that was given out is needed for so long after.
+    pub within_us: i64,
+    /// Some rows are needed however old they are; which, is decided when the state is made smaller.
+    pub always: bool,
+    /// The columns of the scan: those of the state without the event time, and whether the row is given out now.
+    pub emitted: SchemaRef,
+}
+
+impl Moments {
+    /// Where the watermark must be for a row of this time to be given out: nothing before it can come any more.
+    pub fn due_us(&self, time_us: i64) -> i64 {
+        time_us.saturating_add(1).saturating_add(self.ahead_us)
+    }
 }
 
 /// How pieces of sessions are kept.
@@ -62,7 +87,7 @@ impl StateLayout {
     /// # Errors
     /// `Internal`: a defect.
     pub fn closing(&self, batch: &RecordBatch, from_us: i64, to_us: i64) -> Result<Option<RecordBatch>> {
-        let (starts, ends) = (self.micros(batch, self.start)?, self.micros(batch, self.end)?);
+        let (starts, ends) = self.bounds(batch)?;
         let (mut rows, mut start_us, mut end_us) = (Vec::new(), Vec::new(), Vec::new());
         let mut push = |row: usize, start: i64, end: i64| {
             if end > from_us && end <= to_us {
@@ -74,7 +99,9 @@ impl StateLayout {
         };
         for row in 0..batch.num_rows() {
             match &self.labels {
-                Labels::Windows | Labels::Sessions(_) => push(row, starts.value(row), ends.value(row)),
+                Labels::Windows | Labels::Sessions(_) | Labels::Moments(_) => {
+                    push(row, starts.value(row), ends.value(row));
+                }
                 Labels::Panes(spec) => {
                     let windows = spec.windows_of_pane(starts.value(row)).ending_after(from_us);
                     windows.take_while(|window| window.end_us <= to_us).for_each(|w| push(row, w.start_us, w.end_us));
@@ -107,13 +134,18 @@ impl StateLayout {
     /// # Errors
     /// `Internal`: a defect.
     pub fn bounds(&self, batch: &RecordBatch) -> Result<(Int64Array, Int64Array)> {
-        Ok((self.micros(batch, self.start)?, self.micros(batch, self.end)?))
+        let starts = self.micros(batch, self.start)?;
+        let ends = match &self.labels {
+            Labels::Moments(moments) => starts.unary(|time| moments.due_us(time)),
+            _ => self.micros(batch, self.end)?,
+        };
+        Ok((starts, ends))
     }
 
     /// How many rows `closing` may be given at once: what it gives is that many times the windows of a row.
     pub fn rows_at_once(&self) -> usize {
         let windows = match &self.labels {
-            Labels::Windows | Labels::Sessions(_) => 1,
+            Labels::Windows | Labels::Sessions(_) | Labels::Moments(_) => 1,
             Labels::Panes(spec) => spec.windows_of(0).len().max(1),
         };
         (CLOSING_ROWS_MAX / windows).max(1)
@@ -140,7 +172,11 @@ impl StateLayout {
     pub fn released(&self, batch: &RecordBatch, from_us: i64, to_us: i64) -> Result<u64> {
         let counts = self.counts(batch)?;
         let gone = |end: &i64| *end > from_us && *end <= to_us;
-        let last_ends = self.last_ends(batch)?;
+        let last_ends = match &self.labels {
+            // Rows that were given out count no more, though others look back to them.
+            Labels::Moments(_) => self.bounds(batch)?.1.values().to_vec(),
+            _ => self.last_ends(batch)?,
+        };
         let sum: i64 = last_ends.iter().zip(counts.values()).filter(|(end, _)| gone(end)).map(|(_, count)| count).sum();
         Ok(u64::try_from(sum).unwrap_or(0))
     }
@@ -153,6 +189,11 @@ impl StateLayout {
     pub fn last_ends(&self, batch: &RecordBatch) -> Result<Vec<i64>> {
         match &self.labels {
             Labels::Windows => Ok(self.micros(batch, self.end)?.values().to_vec()),
+            Labels::Moments(moments) if moments.always => Ok(vec![i64::MAX; batch.num_rows()]),
+            Labels::Moments(moments) => {
+                let ends = self.bounds(batch)?.1;
+                Ok(ends.values().iter().map(|end| end.saturating_add(moments.within_us)).collect())
+            }
             Labels::Panes(spec) => {
                 let starts = self.micros(batch, self.start)?;
                 Ok(starts.values().iter().map(|start| spec.last_end(*start)).collect())
@@ -171,8 +212,8 @@ impl StateLayout {
     /// `Internal`: a defect.
     pub fn next_end(&self, batch: &RecordBatch, after_us: i64) -> Result<Option<i64>> {
         match &self.labels {
-            Labels::Windows | Labels::Sessions(_) => {
-                let ends = self.micros(batch, self.end)?;
+            Labels::Windows | Labels::Sessions(_) | Labels::Moments(_) => {
+                let ends = self.bounds(batch)?.1;
                 Ok(ends.values().iter().copied().filter(|end| *end > after_us).min())
             }
             Labels::Panes(spec) => {
@@ -191,7 +232,10 @@ impl StateLayout {
     /// # Errors
     /// `Internal`: a defect.
     pub fn input_rows(&self, batch: &RecordBatch) -> Result<u64> {
-        let sum = arrow::compute::sum(self.counts(batch)?).unwrap_or(0);
+        if self.rows.is_none() {
+            return Ok(batch.num_rows() as u64);
+        }
+        let sum = arrow::compute::sum(&self.counts(batch)?).unwrap_or(0);
         Ok(u64::try_from(sum).unwrap_or(0))
     }
 
@@ -199,9 +243,10 @@ impl StateLayout {
     ///
     /// # Errors
     /// `Internal`: a defect.
-    pub fn counts<'a>(&self, batch: &'a RecordBatch) -> Result<&'a Int64Array> {
-        let column = batch.column(self.rows).as_primitive_opt::<Int64Type>();
-        column.ok_or_else(|| Error::internal("the state's row count is no Int64"))
+    pub fn counts(&self, batch: &RecordBatch) -> Result<Int64Array> {
+        let Some(rows) = self.rows else { return Ok(Int64Array::from(vec![1; batch.num_rows()])) };
+        let column = batch.column(rows).as_primitive_opt::<Int64Type>();
+        column.cloned().ok_or_else(|| Error::internal("the state's row count is no Int64"))
     }
 
     fn micros(&self, batch: &RecordBatch, column: usize) -> Result<Int64Array> {

@@ -15,8 +15,9 @@ use arrow::{
 
 use super::{
     file::{self, StateFile},
-    layout::StateLayout,
+    layout::{Labels, StateLayout},
     manifest::OperatorManifest,
+    moments::{MomentScan, RowKeys},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -33,6 +34,9 @@ const UNREAD_LOOK_US: i64 = 1_000_000;
 /// Smaller files, compressed, are written again as fewer when they are many.
 const SMALL_FILE_BYTES: u64 = 256 << 10;
 
+/// So many rows may be held that no row looks at any more, and twice those that are needed.
+const SURPLUS_ROWS: u64 = if cfg!(test) { 10 } else { 100_000 };
+
 /// The state of one operator of a query.
 #[derive(Debug, Clone)]
 pub struct OperatorState {
@@ -40,11 +44,13 @@ pub struct OperatorState {
     pub layout: StateLayout,
     store: Store,
     held: Vec<Held>,
+    /// Rows that were there when all were looked at, whether any row still looks at them.
+    trimmed_rows: u64,
 }
 
 /// One file, and its rows if they are in memory.
 #[derive(Debug, Clone)]
-struct Held {
+pub(super) struct Held {
     file: StateFile,
     rows: Option<Arc<Vec<RecordBatch>>>,
     /// No window of it ends between the moment at which it was last looked at and this: what does not change while the
@@ -58,7 +64,7 @@ impl Held {
     }
 
     /// A moment up to which no window of it ends, from `after_us` on.
-    fn next_end(&self, layout: &StateLayout, after_us: i64) -> Result<i64> {
+    pub(super) fn next_end(&self, layout: &StateLayout, after_us: i64) -> Result<i64> {
         let known = self.next_end_us.load(Ordering::Relaxed);
         if known > after_us {
             return Ok(known);
@@ -83,7 +89,7 @@ impl Held {
 impl OperatorState {
     /// Without any rows. `store` is the checkpoint.
     pub fn new(name: String, layout: StateLayout, store: Store) -> Self {
-        Self { name, layout, store, held: Vec::new() }
+        Self { name, layout, store, held: Vec::new(), trimmed_rows: 0 }
     }
 
     /// With the files of a manifest; they are read when they are needed.
@@ -181,6 +187,31 @@ impl OperatorState {
             to_us,
             released: Arc::default(),
         }
+    }
+
+    /// The rows that are given out when the watermark goes from `from_us` to `to_us`, and those that they look at.
+    /// `keys` are the columns of which each row looks at rows with the same, for each way in which it does; no
+    /// columns: at all rows.
+    pub fn scan_moments(&self, (from_us, to_us): (i64, i64), keys: Vec<RowKeys>) -> MomentScan {
+        MomentScan::new((self.layout.clone(), self.store.clone()), self.held.clone(), (from_us, to_us), keys)
+    }
+
+    /// Takes all files out, to be written again as fewer: the rows live at `watermark_us`.
+    pub fn take_all(&mut self, watermark_us: i64) -> LiveRows {
+        let left = std::mem::take(&mut self.held).into_iter().map(|held| (held, watermark_us)).collect();
+        LiveRows { layout: self.layout.clone(), store: self.store.clone(), left }
+    }
+
+    /// Are there so many rows that it pays to look for those that no row looks at any more? Then there are at most three
+    /// times as many as are needed, and each was looked at about twice.
+    pub fn has_surplus(&self) -> bool {
+        matches!(&self.layout.labels, Labels::Moments(moments) if moments.always)
+            && self.rows() > 3 * self.trimmed_rows + SURPLUS_ROWS
+    }
+
+    /// What is held now is what is needed.
+    pub fn trimmed(&mut self) {
+        self.trimmed_rows = self.rows();
     }
 
     /// Forgets what no window needs when all that end up to `watermark_us` are closed.
@@ -357,7 +388,7 @@ impl LiveRows {
     }
 }
 
-async fn rows_of(held: Held, store: &Store, layout: &StateLayout) -> Result<Arc<Vec<RecordBatch>>> {
+pub(super) async fn rows_of(held: Held, store: &Store, layout: &StateLayout) -> Result<Arc<Vec<RecordBatch>>> {
     match held.rows {
         Some(rows) => Ok(rows),
         None => Ok(Arc::new(file::read(store, &held.file, &layout.schema).await?)),

@@ -169,6 +169,16 @@ async fn describe_windows(plan: &QueryPlan, late_path: &str) -> Result<String> {
     let planned = plan.windowed(clock::now_ms(), (nothing, i64::MAX), None).await?.planned;
     for (at, operator) in planned.operators.iter().enumerate() {
         let kept = match &operator.layout.labels {
+            Labels::Moments(moments) => {
+                let _ = write!(text, "operator {at}: {}\n  state, a row for each row that waits", operator.name);
+                text.push_str(match (moments.always, moments.within_us) {
+                    (true, _) => ", and the rows of each key that later ones look at\n",
+                    (false, 0) => "\n",
+                    (false, _) => ", and those that later ones look at\n",
+                });
+                text.push_str(&print_schema(&operator.layout.schema));
+                continue;
+            }
             Labels::Windows => "window".to_owned(),
             Labels::Sessions(pieces) => format!("piece of a session (gap {})", duration(pieces.gap_us)),
             Labels::Panes(spec) => spec.pane_us().map_or("pane".to_owned(), |us| format!("pane of {}", duration(us))),

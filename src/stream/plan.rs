@@ -132,7 +132,7 @@ impl QueryPlan {
         if windowed {
             if let Some(Source { table, .. }) = sources.iter().find(|source| source.table.watermark.is_none()) {
                 return Err(Error::invalid(format!(
-                    "the table {} has no WATERMARK, so its windows would never close",
+                    "the table {} has no WATERMARK, so nobody knows when a window, or what a row looks back to, is complete",
                     table.name
                 ))
                 .at(table.place.clone())
@@ -200,9 +200,7 @@ impl QueryPlan {
         self.take_scans();
         let state = self.state_at(timestamp_ms);
         let stages = windowed::split(state.optimize(&self.logical)?)?;
-        let bounds = stages.operators.iter().map(|operator| watermarks.bounds(operator.depth, future_us));
-        let bounds: Vec<_> = bounds.collect();
-        let planned = windowed::plan(&stages, &state, &bounds, LateRows::new(late)).await?;
+        let planned = windowed::plan(&stages, &state, (watermarks, future_us), LateRows::new(late)).await?;
         Ok(WindowedPlan { planned, reads: self.take_scans() })
     }
 
@@ -366,7 +364,8 @@ fn sources(logical: &LogicalPlan, mut streams: Streams<'_>) -> Result<Vec<Source
 }
 
 async fn plan_select(context: &SessionContext, select: &SqlText) -> Result<LogicalPlan> {
-    plan_sql(&context.state(), select.sql()).await.map_err(|error| locate_error(error, select))
+    let plan = plan_sql(&context.state(), select.sql()).await.map_err(|error| locate_error(error, select))?;
+    windowed::number_rows(plan).map_err(|error| error.at(select.place(0..0)))
 }
 
 /// The name as SQL identifiers are compared: DataFusion folds what is not quoted to lower case.

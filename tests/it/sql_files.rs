@@ -146,35 +146,46 @@ fn model_of(root: &str) {
     assert!(ok && text.contains("the mean") && text.contains("RMSE"), "{text}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn candles_of_bitcoin_as_parquet_on_hdfs_are_those_of_a_batch_query() {
-    let (topic, root) = (unique("ohlc"), format!("{}/{}", hdfs(), unique("sql")));
+/// Runs `sql/NAME.sql` over simulated prices: what it stores is what it stored before (`tests/golden/NAME.csv`), and what
+/// its own SELECT gives over the topic, `closed` being the rows that the watermark has passed.
+fn stores_what_a_batch_query_gives(name: &str, count: u32, closed: &str) {
+    let (topic, root) = (unique(name), format!("{}/{}", hdfs(), unique("sql")));
     let run = |arguments: &[&str]| {
         let output = Command::new(tidemill()).args(arguments).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    let simulate = ["produce", "simulate", "--brokers", &kafka(), "--topic", &topic, "--rate", "max", "--count", "600"];
+    let (brokers, count) = (kafka(), count.to_string());
+    let simulate =
+        ["produce", "simulate", "--brokers", &brokers, "--topic", &topic, "--rate", "max", "--count", &count];
     let shape = ["--seed", "42", "--start", "2026-01-01T00:00:00Z", "--step", "1s", "--out-of-order", "0.2", "--quiet"];
     run(&[&simulate[..], &shape[..]].concat());
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/ohlc.sql").display().to_string();
-    let servers = ["-D", &format!("KAFKA={}", kafka()), "-D", &format!("HDFS={root}")];
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(format!("{name}.sql")).display().to_string();
+    let servers = ["-D", &format!("KAFKA={brokers}"), "-D", &format!("HDFS={root}")];
     let topic = ["-D", &format!("TOPIC={topic}"), "-D", "START=earliest"];
     run(&[&["stream", &file, "--available-now", "--progress", "none"], &servers[..], &topic[..]].concat());
     let query =
         |sql: &str| run(&[&["query", "--job", &file, "--format", "csv"], &servers[..], &topic[..], &[sql]].concat());
-    let stored = query("SELECT * FROM ohlc ORDER BY window_start");
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ohlc.csv");
+    let stored = query(&format!("SELECT * FROM {name} ORDER BY window_start"));
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.csv"));
     if std::env::var("TIDEMILL_GOLDEN").as_deref() == Ok("write") {
         std::fs::write(&golden, &stored).unwrap();
     }
     assert_eq!(stored, std::fs::read_to_string(golden).unwrap());
-    // The SELECT of the file itself, over the topic: but for the minute that is open still.
     let text = std::fs::read_to_string(&file).unwrap();
-    let select = text.split_once("INSERT INTO ohlc").unwrap().1.trim().trim_end_matches(';');
-    let batch =
-        query(&format!("SELECT * FROM ({select}) WHERE window_end <= '2026-01-01T00:09:00' ORDER BY window_start"));
+    let select = text.split_once(&format!("INSERT INTO {name}")).unwrap().1.trim().trim_end_matches(';');
+    let batch = query(&format!("SELECT * FROM ({select}) WHERE {closed} ORDER BY window_start"));
     assert_eq!(stored, batch);
     let verified = run(&[&["verify", &file], &servers[..], &topic[..]].concat());
     assert!(verified.contains("yes") || verified.contains("accounted"), "{verified}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn candles_of_bitcoin_as_parquet_on_hdfs_are_those_of_a_batch_query() {
+    stores_what_a_batch_query_gives("ohlc", 600, "window_end <= '2026-01-01T00:09:00'");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn features_look_at_the_candles_before_as_in_a_batch_query() {
+    stores_what_a_batch_query_gives("features", 1800, "window_start < '2026-01-01T00:29:00'");
 }

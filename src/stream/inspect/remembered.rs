@@ -6,7 +6,7 @@ use super::report::{NextClose, OperatorReport, Span, WindowsReport};
 use crate::{
     error::Result,
     event_time::NO_WATERMARK_MS,
-    state::{Labels, OperatorState, micros, read_file},
+    state::{Labels, OperatorState, read_file},
     store::Store,
     stream::windowed::{QueryState, Stages, stage_us},
     window::{Window, WindowSpec},
@@ -21,19 +21,23 @@ const WINDOW_TIME_BEHIND_US: i64 = 1_000;
 /// The store's; `Corrupt`.
 pub async fn windows(state: &QueryState, stages: &Stages, watermark_ms: i64, store: &Store) -> Result<WindowsReport> {
     let mut aggregates = Vec::new();
-    for (operator, stage) in state.operators.iter().zip(&stages.operators) {
-        aggregates.push(aggregate(operator, stage.depth, stage_us(watermark_ms, stage.depth), store).await?);
+    for operator in &state.operators {
+        aggregates.push(aggregate(operator, stage_us(watermark_ms, operator.layout.behind_us), store).await?);
     }
+    for (aggregate, stage) in aggregates.iter_mut().zip(&stages.operators) {
+        aggregate.over_records = stage.depth == 0;
+    }
+    let operators = stages.operators.iter().map(|it| (it.spec, it.behind_us, it.feeds.as_slice()));
+    let operators: Vec<Fed<'_>> = operators.collect();
     let first: Vec<Option<Span>> = aggregates.iter().map(|aggregate| aggregate.first).collect();
-    let operators: Vec<Fed<'_>> = stages.operators.iter().map(|it| (it.spec, it.depth, it.feeds.as_slice())).collect();
     let watermark_ms = (watermark_ms != NO_WATERMARK_MS).then_some(watermark_ms);
     Ok(WindowsReport { watermark_ms, next_rows: next_rows(&first, &operators, &stages.feeds()), aggregates })
 }
 
-/// An aggregate's windows, its depth and the aggregates whose rows it is over.
-type Fed<'a> = (WindowSpec, usize, &'a [usize]);
+/// An operator's windows, how far its watermark is behind, and the operators whose rows it is over.
+type Fed<'a> = (WindowSpec, i64, &'a [usize]);
 
-/// When one of the aggregates `last` gives rows: those that it holds, or those that it gets from the ones before it.
+/// When one of the operators `last` gives rows: those that it holds, or those that it gets from the ones before it.
 fn next_rows(first: &[Option<Span>], operators: &[Fed<'_>], last: &[usize]) -> Option<NextClose> {
     let mut next: Vec<Option<Span>> = Vec::new();
     for (own, (spec, _, feeds)) in first.iter().zip(operators) {
@@ -48,19 +52,29 @@ fn next_rows(first: &[Option<Span>], operators: &[Fed<'_>], last: &[usize]) -> O
     last.iter().filter_map(close).min_by_key(|close| close.watermark_ms)
 }
 
-async fn aggregate(operator: &OperatorState, depth: usize, closed_us: i64, store: &Store) -> Result<OperatorReport> {
+async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> Result<OperatorReport> {
     let layout = &operator.layout;
-    let (mut rows, mut input_rows, mut labels) = (0, 0, BTreeSet::new());
+    let (mut rows, mut input_rows, mut open, mut labels) = (0, 0, 0, BTreeSet::new());
     let manifest = operator.manifest();
     for file in &manifest.files {
         for batch in read_file(store, file, &layout.schema).await? {
             let batch = layout.live(&batch, closed_us)?.unwrap_or(batch);
             rows += batch.num_rows() as u64;
             input_rows += layout.input_rows(&batch)?;
-            let (starts, ends) = (micros(batch.column(layout.start))?, micros(batch.column(layout.end))?);
+            let (starts, ends) = layout.bounds(&batch)?;
             let spans = starts.values().iter().zip(ends.values());
             // In order of their ends, as they close.
-            labels.extend(spans.map(|(start, end)| (*end, *start)));
+            let spans = spans.map(|(start, end)| (*end, *start));
+            if let Labels::Moments(_) = &layout.labels {
+                // Those that were given out are there for others to look at. Each row has its own: two are enough.
+                let waiting = || spans.clone().filter(|(end, _)| *end > closed_us);
+                open += waiting().count() as u64;
+                labels.extend(waiting().min().into_iter().chain(waiting().max()));
+                labels = labels.first().into_iter().chain(labels.last()).copied().collect();
+            } else {
+                labels.extend(spans);
+                open = labels.len() as u64;
+            }
         }
     }
     let (first, last) = bounds(&labels, &layout.labels, closed_us);
@@ -70,16 +84,17 @@ async fn aggregate(operator: &OperatorState, depth: usize, closed_us: i64, store
             Labels::Windows => "windows",
             Labels::Panes(_) => "panes",
             Labels::Sessions(_) => "pieces of sessions",
+            Labels::Moments(_) => "rows",
         },
-        open: labels.len() as u64,
+        open,
         first,
         last,
         rows,
         input_rows,
         bytes: operator.bytes(),
         files: operator.files() as u64,
-        over_records: depth == 0,
-        next_close: first.map(|window| NextClose::of(window, depth)),
+        over_records: true,
+        next_close: first.map(|window| NextClose::of(window, layout.behind_us)),
     })
 }
 
@@ -88,7 +103,7 @@ fn bounds(panes: &BTreeSet<(i64, i64)>, labels: &Labels, closed_us: i64) -> (Opt
     let (first, last) = (panes.first(), panes.last());
     match labels {
         // A session may end later than its pieces: nothing is closed before the end that is shown.
-        Labels::Windows | Labels::Sessions(_) => {
+        Labels::Windows | Labels::Sessions(_) | Labels::Moments(_) => {
             let span = |(end_us, start_us): &(i64, i64)| Span { start_us: *start_us, end_us: *end_us };
             (first.map(span), last.map(span))
         }
@@ -133,7 +148,7 @@ mod tests {
     #[test]
     fn rows_of_one_aggregate_go_through_the_next() {
         let (ten, thirty) = (spec(WindowKind::Tumble, 10), spec(WindowKind::Tumble, 30));
-        let chain: [Fed<'_>; 2] = [(ten, 0, &[]), (thirty, 1, &[0])];
+        let chain: [Fed<'_>; 2] = [(ten, 0, &[]), (thirty, 1_000, &[0])];
         let close = |window, watermark_ms| Some(NextClose { window, watermark_ms });
         // The row of [20, 30) is in [0, 30), which the second aggregate closes a millisecond later.
         assert_eq!(next_rows(&[Some(seconds(20, 30)), None], &chain, &[1]), close(seconds(0, 30), 30_001));

@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
-use crate::{checkpoint::Ledger, event_time::Holder, stream::windowed::stage_us};
+use crate::{checkpoint::Ledger, event_time::Holder};
 
 /// What a query remembers.
 #[derive(Debug, Clone, Serialize)]
@@ -61,7 +61,7 @@ pub struct WindowsReport {
 #[serde(rename_all = "camelCase")]
 pub struct OperatorReport {
     pub name: String,
-    /// It is over records, not over the rows of other aggregates.
+    /// It is over records, not over the rows of other operators.
     pub over_records: bool,
     /// Of what the rows are kept: `panes` or `windows`.
     pub kept: &'static str,
@@ -98,10 +98,8 @@ pub struct NextClose {
 }
 
 impl NextClose {
-    /// Of a window of an aggregate at `depth`.
-    pub fn of(window: Span, depth: usize) -> Self {
-        // An aggregate over another is a little behind the source.
-        let behind_us = stage_us(0, depth).saturating_neg();
+    /// Of a window of an operator whose watermark is `behind_us` behind the source's.
+    pub fn of(window: Span, behind_us: i64) -> Self {
         let at_us = window.end_us.saturating_add(behind_us);
         let watermark_ms = at_us.div_euclid(1000) + i64::from(at_us.rem_euclid(1000) > 0);
         Self { window, watermark_ms }

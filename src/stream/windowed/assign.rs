@@ -10,14 +10,15 @@ use arrow::{
 use datafusion::{
     common::{Result as DataFusionResult, internal_err, tree_node::TreeNodeRecursion},
     execution::TaskContext,
-    physical_expr::{EquivalenceProperties, PhysicalExpr},
+    physical_expr::PhysicalExpr,
     physical_plan::{
-        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements, Partitioning,
-        PlanProperties, SendableRecordBatchStream, execution_plan::EmissionType, stream::RecordBatchStreamAdapter,
+        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements, PlanProperties,
+        SendableRecordBatchStream, stream::RecordBatchStreamAdapter,
     },
 };
 use futures::StreamExt;
 
+use super::exec::one_partition;
 use super::late::{Bounds, LateRows, Reason, Sieve};
 use crate::{
     error::Result,
@@ -53,15 +54,10 @@ impl StreamAssignExec {
         schema: SchemaRef,
         late: Arc<LateRows>,
     ) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            input.properties().boundedness,
-        );
+        let properties = one_partition(&input, &schema);
         let sieve = Sieve::new(&input.schema(), time, spec, bounds);
         let assign = Assign { kept, sieve, labels, schema };
-        Self { input, assign: Arc::new(assign), late, properties: Arc::new(properties) }
+        Self { input, assign: Arc::new(assign), late, properties }
     }
 }
 
@@ -153,7 +149,7 @@ impl Assign {
         let times = micros(batch.column(self.sieve.time))?;
         let mut sorted = Sorted::default();
         match self.labels {
-            Labels::Windows | Labels::Sessions(_) => self.windows(&times, &mut sorted),
+            Labels::Windows | Labels::Sessions(_) | Labels::Moments(_) => self.windows(&times, &mut sorted),
             Labels::Panes(_) => self.panes(&times, &mut sorted),
         }
         let aside = if sorted.aside.is_empty() {

@@ -28,15 +28,16 @@ use datafusion::{
         TaskContext,
         memory_pool::{MemoryConsumer, MemoryReservation},
     },
-    physical_expr::{EquivalenceProperties, PhysicalExpr},
+    physical_expr::PhysicalExpr,
     physical_plan::{
-        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements, Partitioning,
-        PlanProperties, SendableRecordBatchStream, execution_plan::EmissionType, stream::RecordBatchStreamAdapter,
+        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements, PlanProperties,
+        SendableRecordBatchStream, stream::RecordBatchStreamAdapter,
     },
 };
 use futures::StreamExt;
 use tokio::sync::mpsc::Sender;
 
+use super::exec::one_partition;
 use super::{
     late::{LateRows, Reason, Sieve},
     merge::KeyRows,
@@ -97,14 +98,9 @@ impl SessionGuardExec {
         late: Arc<LateRows>,
     ) -> Self {
         let schema = input.schema();
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            input.properties().boundedness,
-        );
+        let properties = one_partition(&input, &schema);
         let guarded = Guarded { sieve, keys, schema, known, late };
-        Self { input, guarded: Arc::new(guarded), properties: Arc::new(properties) }
+        Self { input, guarded: Arc::new(guarded), properties }
     }
 }
 

@@ -98,7 +98,7 @@ impl LateRows {
 impl LateShape {
     /// The columns of all `inputs`, and how those of each become them: columns of one name and type are one. Columns of
     /// one name and other types get a number.
-    pub fn of_all(inputs: &[&Schema]) -> Vec<Self> {
+    pub fn of_all(inputs: &[SchemaRef]) -> Vec<Self> {
         let mut fields: Vec<Field> = Vec::new();
         let mut places: Vec<Vec<usize>> = Vec::new();
         for (index, input) in inputs.iter().enumerate() {
@@ -247,7 +247,7 @@ mod tests {
         };
         let first = schema(&[("id", DataType::Int64), ("price", DataType::Float64)]);
         let second = schema(&[("name", DataType::Utf8), ("id", DataType::Int64), ("price", DataType::Utf8)]);
-        let shapes = LateShape::of_all(&[&first, &second]);
+        let shapes = LateShape::of_all(&[Arc::new(first), Arc::new(second)]);
         let names: Vec<&str> = shapes[0].schema.fields().iter().map(|field| field.name().as_str()).collect();
         assert_eq!(names[..4], ["id", "price", "name", "price_1"]);
         assert_eq!(names.len(), 4 + LATE_COLUMNS);

@@ -21,16 +21,15 @@ use datafusion::{
         TaskContext,
         memory_pool::{MemoryConsumer, MemoryReservation},
     },
-    physical_expr::{
-        EquivalenceProperties, LexOrdering, OrderingRequirements, PhysicalExpr, PhysicalSortExpr, expressions::Column,
-    },
+    physical_expr::{LexOrdering, OrderingRequirements, PhysicalExpr, PhysicalSortExpr, expressions::Column},
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SendableRecordBatchStream,
-        execution_plan::EmissionType, sorts::sort::SortExec, stream::RecordBatchStreamAdapter,
+        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream, sorts::sort::SortExec,
+        stream::RecordBatchStreamAdapter,
     },
 };
 use futures::StreamExt;
 
+use super::exec::one_partition;
 use crate::{
     error::{Error, Result},
     state::{Labels, SessionPieces, StateLayout},
@@ -100,21 +99,18 @@ impl SessionMergeExec {
         });
         let ordering =
             LexOrdering::new(sorted).ok_or_else(|| Error::internal("sessions are ordered by their start"))?;
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&layout.schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            input.properties().boundedness,
-        );
+        let properties = one_partition(&input, &layout.schema);
         let input = Arc::new(SortExec::new(ordering.clone(), input));
-        Ok(Self { input, layout, wanted, ordering, properties: Arc::new(properties) })
+        Ok(Self { input, layout, wanted, ordering, properties })
     }
 }
 
 fn pieces(layout: &StateLayout) -> Result<&SessionPieces> {
     match &layout.labels {
         Labels::Sessions(pieces) => Ok(pieces),
-        Labels::Windows | Labels::Panes(_) => Err(Error::internal("the state of sessions holds none")),
+        Labels::Windows | Labels::Panes(_) | Labels::Moments(_) => {
+            Err(Error::internal("the state of sessions holds none"))
+        }
     }
 }
 

@@ -3,21 +3,28 @@
 //! `stages.rs` cuts the plan at each windowed aggregate, which gives a tree: an aggregate is over records or over the
 //! rows of others, and the rest of the plan over any of them. `source.rs` looks at what is below a cut; `assign.rs` gives rows
 //! their panes, `late.rs` is about those that come too late. Sessions are put together from pieces: `guard.rs` lets rows
-//! in that a session can take, `merge.rs` joins the pieces. `planner.rs` makes the physical plans of one batch, `run.rs`
+//! in that a session can take, `merge.rs` joins the pieces. `over.rs` says which rows an OVER looks at
+//! (`distinct.rs`: DISTINCT is one), `over_cut.rs` cuts the plan there, `moments.rs` keeps the rows. `planner.rs` makes the physical plans of one batch, `run.rs`
 //! runs them over the state, and `batch.rs` between the source and the output.
 
 mod assign;
 mod batch;
+mod distinct;
+mod exec;
 mod guard;
 mod late;
 mod merge;
+mod moments;
 mod open;
+mod over;
+mod over_cut;
 mod planner;
 mod run;
 mod source;
 mod stages;
 
 pub use batch::{Parts, SetAside, run_batch};
+pub use distinct::number_rows;
 pub use late::LateRows;
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};
@@ -28,6 +35,8 @@ pub use stages::{Stages, check, needs_state, split};
 mod corpus_tests;
 #[cfg(test)]
 mod join_tests;
+#[cfg(test)]
+mod over_tests;
 #[cfg(test)]
 mod session_tests;
 #[cfg(test)]

@@ -48,8 +48,8 @@ impl Windows {
             .help("give the query a checkpointLocation and a path of its own"));
         };
         self.state.restore(place, watermark_ms).await?;
-        for (index, operator) in self.state.operators.iter_mut().enumerate() {
-            operator.load(stage_us(watermark_ms, index)).await?;
+        for operator in &mut self.state.operators {
+            operator.load(stage_us(watermark_ms, operator.layout.behind_us)).await?;
         }
         Ok(())
     }

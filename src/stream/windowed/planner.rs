@@ -2,7 +2,7 @@
 //!
 //! DataFusion plans each windowed aggregate in one piece. That piece is taken apart: *partial* over the new rows, whose
 //! results are the state; *final* over the state of the windows that close; *partial reduce* to make fewer rows of
-//! state out of many.
+//! state out of many. Single rows are kept as they are, by `moments.rs`.
 
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
@@ -28,19 +28,22 @@ use super::{
     guard::{KnownSessions, SessionGuardExec},
     late::{Bounds, LateRows, Sieve},
     merge::{SessionMergeExec, Wanted},
+    moments::{KeptRows, MomentExec},
+    over::Looks,
+    run::Watermarks,
     source::SessionKeys,
-    stages::{Emission, Operator, Stages},
+    stages::{Emission, Kept, KeptAggregate, Operator, Stages},
 };
 use crate::{
     error::{Error, Result},
-    state::{Labels, SessionPieces, StateLayout},
+    state::{Labels, RowKeys, SessionPieces, StateLayout},
     window::{SessionAssign, WindowAssign, WindowExtensions, WindowSpec},
 };
 
 /// Rows of state for the scan of a plan.
 pub type StateRows = std::pin::Pin<Box<dyn futures::Stream<Item = Result<RecordBatch>> + Send>>;
 
-/// One windowed aggregate of a batch.
+/// One operator of a batch.
 #[derive(Debug)]
 pub struct PlannedOperator {
     pub name: String,
@@ -51,14 +54,22 @@ pub struct PlannedOperator {
     pub layout: StateLayout,
     /// Where the final aggregate finds the rows of the windows that close.
     pub closing: Arc<Slot>,
-    /// The final aggregate.
+    /// What gives the operator's rows.
     pub emission: Option<Arc<dyn ExecutionPlan>>,
     /// Where the new rows find the sessions that there are.
     pub known: Arc<KnownSessions>,
     /// Input rows of the sessions that closed, once the final aggregate has run.
     pub released: Arc<AtomicU64>,
     bounds: Bounds,
-    whole: Arc<AggregateExec>,
+    work: Work,
+}
+
+/// What turns state into rows, and into less state.
+#[derive(Debug)]
+enum Work {
+    Aggregate(Arc<AggregateExec>),
+    InWindows,
+    Rows(KeptRows),
 }
 
 /// The plans of one batch.
@@ -90,30 +101,36 @@ impl PlannedStages {
 ///
 /// # Errors
 /// DataFusion's; `Internal` if it plans an aggregate in another way than we know.
-pub async fn plan(stages: &Stages, state: &SessionState, bounds: &[Bounds], late: LateRows) -> Result<PlannedStages> {
+pub async fn plan(
+    stages: &Stages,
+    state: &SessionState,
+    (watermarks, future_us): (Watermarks, i64),
+    late: LateRows,
+) -> Result<PlannedStages> {
     let late = Arc::new(late);
     let shapes = stages.late_shapes();
-    // The rows of one aggregate need not be made like those of others.
+    // The rows of one operator need not be made like those of others.
     let mut shapes = shapes.iter().filter(|_| shapes.len() > 1).cloned();
     let mut operators: Vec<PlannedOperator> = Vec::new();
     let mut emissions: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-    for (operator, bounds) in stages.operators.iter().zip(bounds) {
-        let (labels, known) = (labels(operator), Arc::<KnownSessions>::default());
-        let assign = Assigning {
-            labels: labels.clone(),
-            bounds: *bounds,
-            spec: operator.spec,
-            session: operator.session.clone(),
-            known: Arc::clone(&known),
-        };
+    for operator in &stages.operators {
+        // Windows are in time by their own watermark: only records come from clocks that may be wrong.
+        let future_us = if operator.depth == 0 { future_us } else { i64::MAX };
+        let bounds = watermarks.bounds(operator.behind_us, future_us);
+        let known = Arc::<KnownSessions>::default();
+        // What an operator gives to the next is never late there.
+        let late = Arc::new(if operator.depth == 0 { late.of_one(shapes.next()) } else { LateRows::new(None) });
         let stage = StagePlanner {
             emissions: emissions.clone(),
-            assign: Some(assign),
-            // What an aggregate gives to the next is never late there.
-            late: Arc::new(if operator.depth == 0 { late.of_one(shapes.next()) } else { LateRows::new(None) }),
+            assign: assigning(operator, bounds, &known),
+            late: Arc::clone(&late),
         };
-        let physical = physical(&operator.aggregate, state, stage).await?;
-        let mut planned = take_apart(operator, (labels, known), *bounds, &physical)?;
+        let physical = physical(&operator.plan, state, stage).await?;
+        let mut planned = match &operator.kept {
+            Kept::Aggregate(kept) => take_apart(operator, kept, (known, bounds), &physical)?,
+            Kept::InWindows { start, end } => keep_in_windows(operator, (*start, *end), bounds, physical),
+            Kept::Rows(looks) => keep_rows(operator, looks, (bounds, late), &physical, state)?,
+        };
         let emission = planned.finish()?;
         planned.emission = Some(Arc::clone(&emission));
         emissions.push(emission);
@@ -124,23 +141,37 @@ pub async fn plan(stages: &Stages, state: &SessionState, bounds: &[Bounds], late
     Ok(PlannedStages { operators, rest, task: state.task_ctx(), late })
 }
 
-fn labels(operator: &Operator) -> Labels {
-    match &operator.session {
+/// The windows that the rows of an operator are given, if it is over windows.
+fn assigning(operator: &Operator, bounds: Bounds, known: &Arc<KnownSessions>) -> Option<Assigning> {
+    let (labels, session) = match &operator.kept {
+        Kept::Aggregate(kept) => (labels(operator, kept), kept.session.clone()),
+        Kept::InWindows { .. } => (Labels::Windows, None),
+        Kept::Rows(_) => return None,
+    };
+    Some(Assigning { labels, bounds, spec: operator.spec, session, known: Arc::clone(known) })
+}
+
+fn labels(operator: &Operator, kept: &KeptAggregate) -> Labels {
+    match &kept.session {
         Some(keys) => Labels::Sessions(SessionPieces { gap_us: operator.spec.size_us, keys: keys.groups.clone() }),
-        None if operator.panes => Labels::Panes(operator.spec),
+        None if kept.panes => Labels::Panes(operator.spec),
         None => Labels::Windows,
     }
 }
 
-async fn physical(plan: &LogicalPlan, state: &SessionState, stage: StagePlanner) -> Result<Arc<dyn ExecutionPlan>> {
+pub(super) async fn physical(
+    plan: &LogicalPlan,
+    state: &SessionState,
+    stage: StagePlanner,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(stage)]);
     Ok(planner.create_physical_plan(plan, state).await?)
 }
 
 fn take_apart(
     operator: &Operator,
-    (labels, known): (Labels, Arc<KnownSessions>),
-    bounds: Bounds,
+    kept: &KeptAggregate,
+    (known, bounds): (Arc<KnownSessions>, Bounds),
     physical: &Arc<dyn ExecutionPlan>,
 ) -> Result<PlannedOperator> {
     let unknown = || Error::internal(format!("the aggregate {} was planned in an unknown way", operator.name));
@@ -159,7 +190,9 @@ fn take_apart(
     let schema = partial.schema();
     // The hidden count comes last, and its state is the count.
     let rows = schema.fields().len().checked_sub(1).ok_or_else(unknown)?;
-    let layout = StateLayout { schema, start: operator.start, end: operator.end, time: operator.time, rows, labels };
+    let (start, end, time) = (kept.start, kept.end, kept.time);
+    let (behind_us, labels) = (operator.behind_us, labels(operator, kept));
+    let layout = StateLayout { schema, start, end, time, rows: Some(rows), behind_us, labels };
     Ok(PlannedOperator {
         name: operator.name.clone(),
         depth: operator.depth,
@@ -170,24 +203,94 @@ fn take_apart(
         known,
         released: Arc::default(),
         bounds,
-        whole: Arc::new(whole.clone()),
+        work: Work::Aggregate(Arc::new(whole.clone())),
     })
 }
 
+fn keep_in_windows(
+    operator: &Operator,
+    (start, end): (usize, usize),
+    bounds: Bounds,
+    partial: Arc<dyn ExecutionPlan>,
+) -> PlannedOperator {
+    let schema = partial.schema();
+    let (behind_us, labels) = (operator.behind_us, Labels::Windows);
+    let layout = StateLayout { schema, start, end, time: None, rows: None, behind_us, labels };
+    planned(operator, partial, layout, bounds, Work::InWindows)
+}
+
+fn keep_rows(
+    operator: &Operator,
+    looks: &Looks,
+    (bounds, late): (Bounds, Arc<LateRows>),
+    physical: &Arc<dyn ExecutionPlan>,
+    state: &SessionState,
+) -> Result<PlannedOperator> {
+    let rows = KeptRows::new(operator.plan.schema(), looks, state)?;
+    let sieve = Sieve::new(&physical.schema(), 0, operator.spec, bounds);
+    let partial = MomentExec::new(Arc::clone(physical), looks.time, sieve, late);
+    let layout = rows.layout(&partial.schema(), operator.behind_us);
+    Ok(planned(operator, Arc::new(partial), layout, bounds, Work::Rows(rows)))
+}
+
+fn planned(
+    operator: &Operator,
+    partial: Arc<dyn ExecutionPlan>,
+    layout: StateLayout,
+    bounds: Bounds,
+    work: Work,
+) -> PlannedOperator {
+    PlannedOperator {
+        name: operator.name.clone(),
+        depth: operator.depth,
+        partial,
+        layout,
+        closing: Arc::default(),
+        emission: None,
+        known: Arc::default(),
+        released: Arc::default(),
+        bounds,
+        work,
+    }
+}
+
 impl PlannedOperator {
-    /// From rows of state to the aggregate's rows.
+    /// What rows have in common that look at each other, if single rows are kept.
+    pub fn row_keys(&self) -> Option<Vec<RowKeys>> {
+        match &self.work {
+            Work::Rows(rows) => Some(rows.keys.clone()),
+            Work::Aggregate(_) | Work::InWindows => None,
+        }
+    }
+
+    /// From rows of state to the operator's rows.
     fn finish(&self) -> Result<Arc<dyn ExecutionPlan>> {
+        match (&self.work, &self.layout.labels) {
+            (Work::Rows(_), Labels::Moments(moments)) => return from_slot(&moments.emitted, &self.closing),
+            (Work::Aggregate(_), _) => {}
+            _ => return from_slot(&self.layout.schema, &self.closing),
+        }
         let (from_us, to_us) = (self.bounds.closed_us, self.bounds.closing_us);
         let wanted = Wanted::Closing { from_us, to_us, released: Arc::clone(&self.released) };
         self.over_state(AggregateMode::Final, Arc::clone(&self.closing), wanted)
     }
 
-    /// From rows of state to fewer.
+    /// From rows of state to fewer, or as many: single rows are left out that no row looks at which comes when the
+    /// watermark is past `watermark_us`.
     ///
     /// # Errors
     /// DataFusion's.
-    pub fn reduce(&self, rows: StateRows) -> Result<Arc<dyn ExecutionPlan>> {
-        self.reduced(rows, Wanted::All)
+    pub async fn reduce(&self, rows: StateRows, watermark_us: i64) -> Result<Arc<dyn ExecutionPlan>> {
+        let whole = |rows| {
+            let slot = Arc::new(Slot::default());
+            slot.put(rows);
+            from_slot(&self.layout.schema, &slot)
+        };
+        match &self.work {
+            Work::Aggregate(_) => self.reduced(rows, Wanted::All),
+            Work::InWindows => whole(rows),
+            Work::Rows(kept) => kept.reduce(whole(rows)?, watermark_us).await,
+        }
     }
 
     /// From the pieces of sessions to those that must be written anew when all that end up to `to_us` are closed, because
@@ -207,23 +310,27 @@ impl PlannedOperator {
 
     /// `wanted` is for sessions only: other windows have their bounds already.
     fn over_state(&self, mode: AggregateMode, slot: Arc<Slot>, wanted: Wanted) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = Arc::clone(&self.layout.schema);
-        let partition = StateStream { schema: Arc::clone(&schema), slot };
-        let mut rows: Arc<dyn ExecutionPlan> =
-            Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, [], false, None)?);
+        let Work::Aggregate(whole) = &self.work else { return Err(Error::internal("rows without an aggregate")) };
+        let mut rows = from_slot(&self.layout.schema, &slot)?;
         if let Labels::Sessions(_) = self.layout.labels {
             rows = Arc::new(SessionMergeExec::over(rows, self.layout.clone(), wanted)?);
         }
-        let count = self.whole.aggr_expr().len();
+        let count = whole.aggr_expr().len();
         Ok(Arc::new(AggregateExec::try_new(
             mode,
-            self.whole.group_expr().as_final(),
-            self.whole.aggr_expr().to_vec(),
+            whole.group_expr().as_final(),
+            whole.aggr_expr().to_vec(),
             vec![None; count],
             rows,
-            self.whole.input_schema(),
+            whole.input_schema(),
         )?))
     }
+}
+
+fn from_slot(schema: &SchemaRef, slot: &Arc<Slot>) -> Result<Arc<dyn ExecutionPlan>> {
+    let partition = StateStream { schema: Arc::clone(schema), slot: Arc::clone(slot) };
+    let schema = Arc::clone(schema);
+    Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, [], false, None)?))
 }
 
 /// Holds the rows of a scan until it is executed.
@@ -274,15 +381,15 @@ impl PartitionStream for StateStream {
 }
 
 /// Plans the nodes that only streams have, or that streams run in another way.
-struct StagePlanner {
+pub(super) struct StagePlanner {
     /// Of the operators before.
-    emissions: Vec<Arc<dyn ExecutionPlan>>,
-    assign: Option<Assigning>,
-    late: Arc<LateRows>,
+    pub emissions: Vec<Arc<dyn ExecutionPlan>>,
+    pub assign: Option<Assigning>,
+    pub late: Arc<LateRows>,
 }
 
 /// The one window of a stage.
-struct Assigning {
+pub(super) struct Assigning {
     labels: Labels,
     bounds: Bounds,
     spec: WindowSpec,

@@ -24,23 +24,20 @@ use crate::{
     clock::Stopwatch,
     error::{Error, Result},
     event_time::{NO_WATERMARK_MS, QueryWatermark},
-    state::{FILE_BYTES, Labels, LiveRows, Manifest, OperatorState, StateLayout, StateRef, StateScan, slice_bytes},
+    state::{
+        FILE_BYTES, Labels, LiveRows, Manifest, MomentScan, OperatorState, StateLayout, StateRef, StateScan,
+        slice_bytes,
+    },
     store::Store,
 };
 
 /// A batch that leaves more small files of state than this makes fewer of them.
 const FILES_MAX: usize = if cfg!(test) { 3 } else { 16 };
-/// What an aggregate gives has the event time of its window's end less a millisecond, so the watermark of an aggregate
-/// over it is that much behind.
-const STAGE_DELAY_US: i64 = 1_000;
-
 /// What a query with windows remembers, and how far its events have come.
 #[derive(Debug)]
 pub struct QueryState {
     store: Store,
     pub operators: Vec<OperatorState>,
-    /// Of each operator, how many operators a row has gone through before.
-    depths: Vec<usize>,
     pub tracker: QueryWatermark,
     /// After the last committed batch.
     saved: Option<(StateRef, Manifest)>,
@@ -57,26 +54,25 @@ pub struct Watermarks {
 }
 
 impl Watermarks {
-    /// What an aggregate at `depth` lets in, `future_us` being the newest event that is believed.
-    pub fn bounds(self, depth: usize, future_us: i64) -> Bounds {
-        // Windows are in time by their own watermark: only records come from clocks that may be wrong.
-        let future_us = if depth == 0 { future_us } else { i64::MAX };
-        let (closed_us, closing_us) = self.stage_us(depth);
-        Bounds { closed_us, closing_us, future_us }
+    /// Those of the operator with this state, in microseconds.
+    fn of(self, layout: &StateLayout) -> (i64, i64) {
+        (stage_us(self.from_ms, layout.behind_us), stage_us(self.to_ms, layout.behind_us))
     }
 
-    fn stage_us(self, depth: usize) -> (i64, i64) {
-        (stage_us(self.from_ms, depth), stage_us(self.to_ms, depth))
+    /// What an operator lets in whose watermark is `behind_us` behind, `future_us` being the newest event that is
+    /// believed.
+    pub fn bounds(self, behind_us: i64, future_us: i64) -> Bounds {
+        let (closed_us, closing_us) = (stage_us(self.from_ms, behind_us), stage_us(self.to_ms, behind_us));
+        Bounds { closed_us, closing_us, future_us }
     }
 }
 
-/// How far the watermark of an aggregate at `depth` is, in microseconds, when that of the sources is `watermark_ms`.
-pub fn stage_us(watermark_ms: i64, depth: usize) -> i64 {
+/// How far the watermark of an operator is, in microseconds, that is `behind_us` behind the source's.
+pub fn stage_us(watermark_ms: i64, behind_us: i64) -> i64 {
     if watermark_ms == NO_WATERMARK_MS {
         return i64::MIN;
     }
-    let delay_us = i64::try_from(depth).unwrap_or(i64::MAX).saturating_mul(STAGE_DELAY_US);
-    watermark_ms.saturating_mul(1_000).saturating_sub(delay_us)
+    watermark_ms.saturating_mul(1_000).saturating_sub(behind_us)
 }
 
 /// What one batch did to the state of one aggregate.
@@ -122,8 +118,7 @@ impl QueryState {
         let operator =
             |planned: &PlannedOperator| OperatorState::new(planned.name.clone(), planned.layout.clone(), store.clone());
         let operators = planned.iter().map(operator).collect();
-        let depths = planned.iter().map(|planned| planned.depth).collect();
-        Self { store, operators, depths, tracker, saved: None, next: None }
+        Self { store, operators, tracker, saved: None, next: None }
     }
 
     /// Goes on with what `place` lists; `watermark_ms` is that of the batch that wrote it.
@@ -161,9 +156,10 @@ impl QueryState {
     /// # Errors
     /// `Internal`: a defect.
     pub fn would_close(&self, watermarks: Watermarks) -> Result<bool> {
-        for (operator, depth) in self.operators.iter().zip(&self.depths) {
-            let (from_us, to_us) = watermarks.stage_us(*depth);
-            if operator.next_end(from_us)?.is_some_and(|end| end <= to_us) {
+        for operator in &self.operators {
+            let behind_us = operator.layout.behind_us;
+            let next = operator.next_end(stage_us(watermarks.from_ms, behind_us))?;
+            if next.is_some_and(|end| end <= stage_us(watermarks.to_ms, behind_us)) {
                 return Ok(true);
             }
         }
@@ -179,12 +175,13 @@ impl QueryState {
         let files = FileNames { owner: owner.to_owned(), count: AtomicU64::new(0) };
         let (mut held, mut released) = (0, Vec::new());
         let mut counted = vec![OperatorCounts::default(); planned.operators.len()];
-        for depth in 0..=self.depths.iter().copied().max().unwrap_or(0) {
+        for depth in 0..=planned.operators.iter().map(|operator| operator.depth).max().unwrap_or(0) {
             // Those over records at the same time: they may share a table, whose queues hold up each other.
             let operators = planned.operators.iter().zip(&mut self.operators).zip(&mut counted);
             let at_once = operators.filter(|((operator, _), _)| operator.depth == depth);
             let taken = at_once.map(|((operator, state), counts)| {
-                take_in((operator, state, counts), planned, watermarks.stage_us(depth), &files)
+                let bounds = watermarks.of(&state.layout);
+                take_in((operator, state, counts), planned, bounds, &files)
             });
             for (rows, left) in try_join_all(taken).await? {
                 if depth == 0 {
@@ -209,15 +206,20 @@ impl QueryState {
         let states = self.operators.iter_mut().zip(&mut operators);
         for (operator, (state, counts)) in planned.operators.iter().zip(states) {
             let (before, step) = (state.rows(), Stopwatch::start());
-            let (from_us, to_us) = watermarks.stage_us(operator.depth);
+            let (from_us, to_us) = watermarks.of(&state.layout);
             if matches!(state.layout.labels, Labels::Sessions(_)) && state.would_expire(from_us, to_us)? {
                 let live = pieces(state, from_us, to_us);
                 write_outlived(operator, state, planned, (live, to_us), &files).await?;
             }
             state.expire(to_us)?;
             counts.removed = before.saturating_sub(state.rows());
-            if state.small_files() > FILES_MAX {
-                compact(operator, state, planned, to_us, &files).await?;
+            if state.has_surplus() {
+                let all = live(state.take_all(to_us));
+                rewrite(operator, (all, to_us), state, planned, &files).await?;
+                state.trimmed();
+            } else if state.small_files() > FILES_MAX {
+                let small = live(state.take_small(to_us));
+                rewrite(operator, (small, to_us), state, planned, &files).await?;
             }
             counts.removal_ms = step.elapsed_ms();
             (counts.rows, counts.memory_bytes) = (state.rows(), state.memory_bytes());
@@ -327,7 +329,7 @@ async fn count_unread(operator: &PlannedOperator, planned: &PlannedStages) -> Re
     Ok(())
 }
 
-/// Takes in the rows that an aggregate is over, and lets its windows close that end up to `to_us`. Returns how many rows
+/// Takes in the rows that an operator is over, and lets its windows close that end up to `to_us`. Returns how many rows
 /// there were, and where it will stand how many have left the state.
 async fn take_in(
     (operator, state, counts): (&PlannedOperator, &mut OperatorState, &mut OperatorCounts),
@@ -349,6 +351,10 @@ async fn take_in(
     };
     let (rows, released) = if is_session {
         (pieces(state, from_us, to_us), Arc::clone(&operator.released))
+    } else if let Some(keys) = operator.row_keys() {
+        let scan = state.scan_moments((from_us, to_us), keys);
+        let released = scan.released();
+        (moments(scan), released)
     } else {
         let scan = state.scan(from_us, to_us);
         let released = scan.released();
@@ -426,17 +432,23 @@ async fn keep(
     Ok(())
 }
 
-async fn compact(
+async fn rewrite(
     operator: &PlannedOperator,
+    (rows, watermark_us): (StateRows, i64),
     state: &mut OperatorState,
     planned: &PlannedStages,
-    watermark_us: i64,
     files: &FileNames,
 ) -> Result<()> {
-    let rows = live(state.take_small(watermark_us));
-    let reduced = operator.reduce(rows)?;
+    let reduced = operator.reduce(rows, watermark_us).await?;
     let rows = execute_stream(reduced, Arc::clone(&planned.task))?;
     keep(rows, state, files, &mut |_| Ok(())).await
+}
+
+fn moments(scan: MomentScan) -> StateRows {
+    Box::pin(futures::stream::try_unfold(
+        scan,
+        |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
+    ))
 }
 
 fn stream(scan: StateScan) -> StateRows {

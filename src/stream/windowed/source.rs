@@ -70,7 +70,11 @@ impl Source {
 /// The window that the rows of an aggregate were given, with nothing in between that needs more than one row of the
 /// stream.
 pub fn source_window(node: &LogicalPlan) -> Option<Source> {
-    let mut node = *node.inputs().first()?;
+    window_of(node.inputs().first()?)
+}
+
+/// The window that the rows of a plan were given, likewise.
+pub fn window_of(mut node: &LogicalPlan) -> Option<Source> {
     loop {
         match node {
             LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {

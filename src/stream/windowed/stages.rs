@@ -1,14 +1,15 @@
-//! A plan, cut at each windowed aggregate.
+//! A plan, cut at each windowed aggregate, and at each OVER across the rows of the stream.
 //!
-//! Below a cut the plan runs over the rows of a batch and feeds the aggregate's state; above it, over the windows that
-//! close, which are complete. So what stands above may be anything that treats each window by itself.
+//! Below a cut the plan runs over the rows of a batch and feeds the operator's state; above it, over the windows that
+//! close, which are complete, or over the rows that the watermark has passed. So what stands above an aggregate may be
+//! anything that treats each window by itself.
 
 use std::{cmp::Ordering, collections::BTreeSet, fmt, hash::Hash, sync::Arc};
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::{
     common::{
-        Column, DFSchemaRef, Result as DataFusionResult,
+        Column, DFSchema, DFSchemaRef, Result as DataFusionResult,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     functions_aggregate::expr_fn::count,
@@ -19,7 +20,9 @@ use datafusion::{
 
 use super::{
     late::{LateShape, late_schema},
-    source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column},
+    over::Looks,
+    over_cut::{behind_us, bound_ranks, cut_window},
+    source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column, window_of},
 };
 use crate::{
     error::{Error, Result},
@@ -43,12 +46,39 @@ pub struct Stages {
     pub rest: LogicalPlan,
 }
 
-/// A windowed aggregate.
+/// Something that keeps state.
 #[derive(Debug, Clone)]
 pub struct Operator {
-    /// An `Aggregate` over a `WindowAssign` or `SessionAssign`; its last aggregate counts the input rows.
-    pub aggregate: LogicalPlan,
+    /// What gives the rows of state.
+    pub plan: LogicalPlan,
     pub spec: WindowSpec,
+    pub kept: Kept,
+    /// Its watermark is so far behind the source's.
+    pub behind_us: i64,
+    /// How it is shown.
+    pub name: String,
+    /// The operators whose rows it is over; none if it is over records.
+    pub feeds: Vec<usize>,
+    /// How many operators a row has gone through before.
+    pub depth: usize,
+}
+
+/// What an operator keeps of its rows.
+#[derive(Debug, Clone)]
+pub enum Kept {
+    Aggregate(KeptAggregate),
+    /// The rows of open windows, with the positions of the window's start and end: for an OVER within windows.
+    InWindows {
+        start: usize,
+        end: usize,
+    },
+    /// Single rows, for an OVER across them.
+    Rows(Looks),
+}
+
+/// An `Aggregate` over a `WindowAssign` or `SessionAssign`; its last aggregate counts the input rows.
+#[derive(Debug, Clone)]
+pub struct KeptAggregate {
     /// Rows are kept by pane, not by window: nothing below the aggregate looks at the window.
     pub panes: bool,
     /// Which grouping expressions are the window's start and end.
@@ -58,38 +88,36 @@ pub struct Operator {
     pub time: Option<usize>,
     /// What keeps sessions apart, if the windows are sessions.
     pub session: Option<SessionKeys>,
-    /// How it is shown.
-    pub name: String,
-    /// The operators whose rows it is over; none if it is over records.
-    pub feeds: Vec<usize>,
-    /// How many operators a row has gone through before: the watermark is a little behind for each.
-    pub depth: usize,
 }
 
 impl Stages {
     /// What makes the state: if it changes, the state is of another query.
     pub fn signature(&self) -> Vec<String> {
-        self.operators.iter().map(|operator| operator.aggregate.display_indent().to_string()).collect()
+        let sign = |operator: &Operator| {
+            let plan = operator.plan.display_indent();
+            match &operator.kept {
+                Kept::Aggregate(_) => plan.to_string(),
+                Kept::InWindows { .. } => format!("Rows: in windows\n{plan}"),
+                Kept::Rows(looks) => format!("{}\n{plan}", looks.signature()),
+            }
+        };
+        self.operators.iter().map(sign).collect()
+    }
+
+    fn over_records(&self) -> impl Iterator<Item = &Operator> {
+        self.operators.iter().filter(|operator| operator.depth == 0)
     }
 
     /// The rows that come too late, of each operator that is over records: all have one schema.
     pub fn late_shapes(&self) -> Vec<LateShape> {
-        let over_records = self.operators.iter().filter(|operator| operator.depth == 0);
-        let assigns: Vec<Source> = over_records.filter_map(|operator| source_window(&operator.aggregate)).collect();
-        let inputs: Vec<&Schema> = assigns.iter().map(|assign| assign.input().schema().as_arrow()).collect();
-        LateShape::of_all(&inputs)
+        LateShape::of_all(&self.over_records().filter_map(Operator::late_input).collect::<Vec<_>>())
     }
 
     /// The schema of the rows that come too late.
     pub fn late_schema(&self) -> Option<SchemaRef> {
-        let mut over_records = self.operators.iter().filter(|operator| operator.depth == 0);
-        let (first, others) = (over_records.next()?, over_records.next());
-        match others {
-            Some(_) => self.late_shapes().first().map(|shape| Arc::clone(shape.schema())),
-            None => {
-                let assign = source_window(&first.aggregate)?;
-                Some(late_schema(assign.input().schema().as_arrow()))
-            }
+        match self.over_records().count() {
+            1 => self.over_records().find_map(Operator::late_input).map(|input| late_schema(&input)),
+            _ => self.late_shapes().first().map(|shape| Arc::clone(shape.schema())),
         }
     }
 
@@ -100,7 +128,7 @@ impl Stages {
 }
 
 /// The operators whose rows a plan is over.
-fn feeds(plan: &LogicalPlan) -> Vec<usize> {
+pub fn feeds(plan: &LogicalPlan) -> Vec<usize> {
     let mut found = Vec::new();
     // The closure cannot fail.
     let _ = plan.apply(|node| {
@@ -114,11 +142,55 @@ fn feeds(plan: &LogicalPlan) -> Vec<usize> {
     found
 }
 
+impl Operator {
+    /// Over the rows of those `operators` whose emissions `plan` reads.
+    pub fn new(
+        (plan, spec, kept): (LogicalPlan, WindowSpec, Kept),
+        behind_us: i64,
+        name: String,
+        operators: &[Self],
+    ) -> Self {
+        let feeds = feeds(&plan);
+        let depth = feeds.iter().filter_map(|at| operators.get(*at)).map(|below| below.depth + 1).max().unwrap_or(0);
+        Self { plan, spec, kept, behind_us, name, feeds, depth }
+    }
+
+    /// The rows that can be late.
+    fn late_input(&self) -> Option<SchemaRef> {
+        let rows = |assign: Source| Arc::clone(assign.input().schema().inner());
+        match &self.kept {
+            Kept::Rows(_) => Some(Arc::clone(self.plan.schema().inner())),
+            Kept::Aggregate(_) => source_window(&self.plan).map(rows),
+            Kept::InWindows { .. } => window_of(&self.plan).map(rows),
+        }
+    }
+
+    /// How far the watermark of an operator over its rows is behind the source's: no row comes out with an older event
+    /// time.
+    pub fn rows_behind_us(&self) -> i64 {
+        let behind_us = match &self.kept {
+            // The event time of a window's row is its end less a millisecond.
+            Kept::Aggregate(_) => 1_000,
+            // A row is given out with its window's end; a day of a calendar has up to 25 hours.
+            Kept::InWindows { .. } => self.spec.size_us.saturating_add(self.spec.size_us / 24).saturating_add(1_000),
+            Kept::Rows(looks) => looks.ahead_us,
+        };
+        self.behind_us.saturating_add(behind_us)
+    }
+}
+
 /// The rows of the windows of operator `index` that close with a batch: a leaf.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Emission {
     pub index: usize,
-    schema: DFSchemaRef,
+    pub schema: DFSchemaRef,
+}
+
+impl Emission {
+    /// It as a plan.
+    pub fn plan(index: usize, schema: DFSchemaRef) -> LogicalPlan {
+        LogicalPlan::Extension(Extension { node: Arc::new(Self { index, schema }) })
+    }
 }
 
 impl PartialOrd for Emission {
@@ -158,7 +230,13 @@ impl UserDefinedLogicalNodeCore for Emission {
 /// # Errors
 /// None but a defect's.
 pub fn needs_state(plan: &LogicalPlan) -> Result<bool> {
-    Ok(plan.exists(|node| Ok(matches!(node, LogicalPlan::Aggregate(_)) && source_window(node).is_some()))?)
+    Ok(plan.exists(|node| {
+        Ok(match node {
+            LogicalPlan::Aggregate(_) => source_window(node).is_some(),
+            LogicalPlan::Window(_) => reads_stream(node),
+            _ => false,
+        })
+    })?)
 }
 
 /// Cuts an optimised plan.
@@ -168,13 +246,19 @@ pub fn needs_state(plan: &LogicalPlan) -> Result<bool> {
 pub fn split(plan: LogicalPlan) -> Result<Stages> {
     let mut operators: Vec<Operator> = Vec::new();
     let rest = plan.transform_up(|node| {
+        match &node {
+            LogicalPlan::Window(window) if reads_stream(&window.input) => {
+                let above = cut_window(window, &mut operators)?;
+                return Ok(above.map_or_else(|| Transformed::no(node), Transformed::yes));
+            }
+            LogicalPlan::Filter(filter) => bound_ranks(filter, &mut operators),
+            _ => {}
+        }
         let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
         let Some(assign) = source_window(&node) else { return Ok(Transformed::no(node)) };
         assign.check_time()?;
-        let index = operators.len();
-        let (mut operator, above) = cut(aggregate, &assign, index)?;
-        let below = operator.feeds.iter().filter_map(|at| operators.get(*at));
-        operator.depth = below.map(|below| below.depth + 1).max().unwrap_or(0);
+        let (index, behind_us) = (operators.len(), behind_us(assign.input(), &operators));
+        let (operator, above) = cut(aggregate, &assign, (index, behind_us), &operators)?;
         operators.push(operator);
         Ok(Transformed::yes(above))
     })?;
@@ -182,7 +266,12 @@ pub fn split(plan: LogicalPlan) -> Result<Stages> {
 }
 
 /// The operator, and what stands in the aggregate's place: a projection of its emission.
-fn cut(aggregate: &Aggregate, assign: &Source, index: usize) -> Result<(Operator, LogicalPlan)> {
+fn cut(
+    aggregate: &Aggregate,
+    assign: &Source,
+    (index, behind_us): (usize, i64),
+    operators: &[Operator],
+) -> Result<(Operator, LogicalPlan)> {
     let spec = assign.spec()?;
     let input = aggregate.input.schema();
     let marked = |expr: &Expr, which: &str| match expr {
@@ -232,8 +321,7 @@ fn cut(aggregate: &Aggregate, assign: &Source, index: usize) -> Result<(Operator
     aggregates.push(counted);
     let widened = Aggregate::try_new(Arc::clone(&aggregate.input), groups, aggregates)?;
     let schema = Arc::clone(&widened.schema);
-    let emission = Emission { index, schema: Arc::clone(&schema) };
-    let emission = LogicalPlan::Extension(Extension { node: Arc::new(emission) });
+    let emission = Emission::plan(index, Arc::clone(&schema));
     // The columns that the aggregate had, in their order: without what was added.
     let added = schema.fields().len() - 1 - aggregate.schema.fields().len();
     let columns = (0..aggregate.schema.fields().len()).map(|at| {
@@ -242,13 +330,12 @@ fn cut(aggregate: &Aggregate, assign: &Source, index: usize) -> Result<(Operator
     });
     let above = LogicalPlanBuilder::from(emission).project(columns)?.build()?;
     let name = format!("{spec} grouped by {}", list(&aggregate.group_expr));
-    let aggregate = LogicalPlan::Aggregate(widened);
-    let feeds = feeds(&aggregate);
-    let operator = Operator { aggregate, spec, panes, start, end, time, session, name, feeds, depth: 0 };
-    Ok((operator, above))
+    let kept = Kept::Aggregate(KeptAggregate { panes, start, end, time, session });
+    let state = (LogicalPlan::Aggregate(widened), spec, kept);
+    Ok((Operator::new(state, behind_us, name, operators), above))
 }
 
-fn list(exprs: &[Expr]) -> String {
+pub fn list(exprs: &[Expr]) -> String {
     exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -259,8 +346,14 @@ fn list(exprs: &[Expr]) -> String {
 pub fn check(stages: &Stages) -> Result<()> {
     let before = |feeds: &[usize]| feeds.iter().filter_map(|at| stages.operators.get(*at)).collect::<Vec<_>>();
     for operator in &stages.operators {
-        let LogicalPlan::Aggregate(aggregate) = &operator.aggregate else { continue };
-        check_part(&aggregate.input, &before(&operator.feeds), stages)?;
+        let below = match &operator.plan {
+            LogicalPlan::Aggregate(aggregate) => &aggregate.input,
+            plan => plan,
+        };
+        if let Kept::Rows(looks) = &operator.kept {
+            looks.check()?;
+        }
+        check_part(below, &before(&operator.feeds), stages)?;
     }
     let assigns = |node: &LogicalPlan| Ok(Source::of(node).is_some());
     if stages.rest.exists(assigns)? {
@@ -271,7 +364,7 @@ pub fn check(stages: &Stages) -> Result<()> {
     check_part(&stages.rest, &before(&stages.feeds()), stages)?;
     let is_table = |node: &LogicalPlan| Ok(stream_table(node).is_some());
     let mixed = stages.operators.iter().filter(|operator| !operator.feeds.is_empty());
-    for part in mixed.map(|operator| &operator.aggregate).chain([&stages.rest]) {
+    for part in mixed.map(|operator| &operator.plan).chain([&stages.rest]) {
         if part.exists(is_table)? {
             return Err(Error::unsupported("rows of a stream together with the rows of windows")
                 .help("group the rows by windows too, or write one INSERT for each"));
@@ -308,18 +401,8 @@ fn refusal(node: &LogicalPlan, before: &[&Operator], stages: &Stages) -> Option<
         LogicalPlan::Aggregate(_) if !before.is_empty() => {
             Some(("an aggregate over more than one window".to_owned(), GROUP))
         }
-        LogicalPlan::Window(window)
-            if window.window_expr.iter().all(|expr| match expr.clone().unalias() {
-                Expr::WindowFunction(function) => is_per_window(&function.params.partition_by, node, before),
-                _ => false,
-            }) =>
-        {
-            None
-        }
-        LogicalPlan::Window(_) if !before.is_empty() => Some((
-            "OVER across windows".to_owned(),
-            "add window_start and window_end to its PARTITION BY, or run it over the stored files with `tidemill query`",
-        )),
+        // Where it is cut it is looked at.
+        LogicalPlan::Window(_) if !before.is_empty() => None,
         other => stateless::refusal(other),
     }
 }
@@ -330,12 +413,14 @@ fn join_refusal(
     operators: impl Iterator<Item = usize>,
     stages: &Stages,
 ) -> Option<(String, &'static str)> {
-    let depths: BTreeSet<usize> = operators.filter_map(|at| stages.operators.get(at)).map(|it| it.depth).collect();
-    if depths.len() > 1 {
-        return Some((
-            "a join of windows with windows over windows".to_owned(),
-            "their rows come at different times: join the stored results with `tidemill query`",
-        ));
+    const STORED: &str = "their rows come at different times: join the stored results with `tidemill query`";
+    let operators: Vec<&Operator> = operators.filter_map(|at| stages.operators.get(at)).collect();
+    if operators.iter().any(|operator| matches!(operator.kept, Kept::Rows(_))) {
+        return Some(("a join of rows after an OVER across them".to_owned(), STORED));
+    }
+    let behind: BTreeSet<i64> = operators.iter().map(|operator| operator.behind_us).collect();
+    if behind.len() > 1 {
+        return Some(("a join of windows with windows over windows".to_owned(), STORED));
     }
     let is_end = |expr: &Expr, side: &LogicalPlan| has_mark(std::slice::from_ref(expr), side.schema(), WINDOW_END);
     if join.on.iter().any(|(left, right)| is_end(left, &join.left) && is_end(right, &join.right)) {
@@ -348,7 +433,7 @@ fn join_refusal(
 }
 
 /// Is a column among `keys` that is the window's start, or its end?
-fn has_mark(keys: &[Expr], schema: &DFSchemaRef, which: &str) -> bool {
+fn has_mark(keys: &[Expr], schema: &DFSchema, which: &str) -> bool {
     keys.iter().any(|key| match key {
         Expr::Column(column) => schema
             .index_of_column(column)
@@ -358,14 +443,19 @@ fn has_mark(keys: &[Expr], schema: &DFSchemaRef, which: &str) -> bool {
 }
 
 /// Do the keys keep the windows apart, of all operators that the rows come from?
-fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &[&Operator]) -> bool {
+pub fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &[&Operator]) -> bool {
     let Some(input) = node.inputs().first().map(|input| Arc::clone(input.schema())) else { return false };
-    let has = |which: &str| has_mark(keys, &input, which);
-    let keeps_apart = |operator: &&Operator| match operator.spec.kind {
+    let keeps_apart = |it: &&Operator| !matches!(it.kept, Kept::Rows(_)) && keep_apart(keys, &input, &it.spec);
+    !before.is_empty() && before.iter().all(keeps_apart)
+}
+
+/// Do the keys keep the windows of `spec` apart, in rows of `input`?
+pub fn keep_apart(keys: &[Expr], input: &DFSchema, spec: &WindowSpec) -> bool {
+    let has = |which: &str| has_mark(keys, input, which);
+    match spec.kind {
         WindowKind::Cumulate { .. } => has(WINDOW_START) && has(WINDOW_END),
         // Sessions of different keys that start together end at different times.
         WindowKind::Session => has(WINDOW_END),
         _ => has(WINDOW_START) || has(WINDOW_END),
-    };
-    !before.is_empty() && before.iter().all(keeps_apart)
+    }
 }

@@ -1,0 +1,143 @@
+//! Where OVER needs rows of other batches the plan is cut.
+
+use std::sync::Arc;
+
+use datafusion::{
+    common::{Column, DFSchema},
+    logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder, Window},
+};
+
+use super::{
+    over::{DUE, Looks, due_field, ranked_by, upper_bounds},
+    source::window_of,
+    stages::{Emission, Kept, Operator, feeds, is_per_window, keep_apart, list},
+};
+use crate::{
+    error::{Error, Result},
+    window::{WINDOW_END, WINDOW_KEY, WINDOW_START, WindowKind, WindowSpec},
+};
+
+/// What stands in the place of OVER; `None` if it may stay, because it treats each closed window by itself.
+pub fn cut_window(window: &Window, operators: &mut Vec<Operator>) -> Result<Option<LogicalPlan>> {
+    let schema = window.input.schema();
+    let partitions: Option<Vec<&[Expr]>> = window.window_expr.iter().map(partition).collect();
+    let partitions = partitions.ok_or_else(|| Error::internal("a window without a function"))?;
+    if let Some((index, inner)) = over_moments(&window.input) {
+        let operator = operators.get_mut(index).ok_or_else(|| Error::internal("an operator is gone"))?;
+        let Kept::Rows(looks) = &mut operator.kept else { return Err(Error::internal("an operator has changed")) };
+        looks.merge(Looks::new(&window.window_expr, schema, None)?)?;
+        return over_due(window, inner).map(Some);
+    }
+    let assign = window_of(&window.input);
+    let feeding = feeds(&window.input).into_iter().filter_map(|index| operators.get(index));
+    let feeding: Vec<&Operator> = feeding.filter(|_| assign.is_none()).collect();
+    let node = LogicalPlan::Window(window.clone());
+    if partitions.iter().all(|keys| is_per_window(keys, &node, &feeding)) {
+        return Ok(None);
+    }
+    let before = match feeding[..] {
+        [before] if !matches!(before.kept, Kept::Rows(_)) => Some(before),
+        _ => None,
+    };
+    let (index, behind_us) = (operators.len(), behind_us(&window.input, operators));
+    let plan = LogicalPlan::clone(&window.input);
+    if let Some(assign) = assign {
+        assign.check_time()?;
+        let (spec, bounds) = (assign.spec()?, (window_at(schema, WINDOW_START), window_at(schema, WINDOW_END)));
+        let (true, (Some(start), Some(end))) = (partitions.iter().all(|keys| keep_apart(keys, schema, &spec)), bounds)
+        else {
+            return Err(Error::unsupported("OVER across windows over a stream")
+                .help("add window_start and window_end to its PARTITION BY"));
+        };
+        if spec.kind == WindowKind::Session {
+            return Err(Error::unsupported("OVER within a session window, over a stream")
+                .help("aggregate the sessions, or run it over the stored files with `tidemill query`"));
+        }
+        let above = LogicalPlan::Window(Window::try_new(
+            window.window_expr.clone(),
+            Arc::new(Emission::plan(index, Arc::clone(schema))),
+        )?);
+        let (kept, name) = (Kept::InWindows { start, end }, format!("rows in {spec}"));
+        operators.push(Operator::new((plan, spec, kept), behind_us, name, operators));
+        return Ok(Some(above));
+    }
+    let looks = Looks::new(&window.window_expr, schema, before.map(|before| &before.spec))?;
+    let emission = Emission::plan(index, Arc::new(with_due(schema)?));
+    let name =
+        format!("rows for OVER (PARTITION BY {})", partitions.first().map_or_else(String::new, |keys| list(keys)));
+    // A moment, so that a row is late once the watermark has passed it.
+    let spec = WindowSpec::new(WindowKind::Tumble, 1, 0, None)?;
+    operators.push(Operator::new((plan, spec, Kept::Rows(looks)), behind_us, name, operators));
+    over_due(window, emission).map(Some)
+}
+
+/// The window functions over `input`, and then only the rows that are given out, with the columns of `window`.
+fn over_due(window: &Window, input: LogicalPlan) -> Result<LogicalPlan> {
+    let over = LogicalPlan::Window(Window::try_new(window.window_expr.clone(), Arc::new(input))?);
+    let columns = window.schema.iter().map(|field| Expr::Column(Column::from(field)));
+    let due = Expr::Column(Column::new_unqualified(DUE));
+    Ok(LogicalPlanBuilder::from(over).filter(due)?.project(columns.collect::<Vec<_>>())?.build()?)
+}
+
+/// If `plan` is the window functions over the rows of an operator that `over_due` made: which, and the functions.
+fn over_moments(plan: &LogicalPlan) -> Option<(usize, LogicalPlan)> {
+    let mut node = plan;
+    // The optimizer leaves out columns that nobody needs.
+    while let LogicalPlan::Projection(projection) = node
+        && projection.expr.iter().all(|expr| matches!(expr, Expr::Column(_)))
+    {
+        node = &projection.input;
+    }
+    let LogicalPlan::Filter(filter) = node else { return None };
+    matches!(&filter.predicate, Expr::Column(column) if column.name == DUE).then_some(())?;
+    Some((emission_below(&filter.input)?, LogicalPlan::clone(&filter.input)))
+}
+
+/// How far the watermark of what runs over a plan is behind the source's.
+pub fn behind_us(input: &LogicalPlan, operators: &[Operator]) -> i64 {
+    let before = feeds(input).into_iter().filter_map(|index| operators.get(index));
+    before.map(Operator::rows_behind_us).max().unwrap_or(0)
+}
+
+/// The emission that a plan runs over.
+fn emission_below(mut plan: &LogicalPlan) -> Option<usize> {
+    loop {
+        if let LogicalPlan::Extension(extension) = plan
+            && let Some(emission) = extension.node.as_any().downcast_ref::<Emission>()
+        {
+            return Some(emission.index);
+        }
+        let [input] = plan.inputs()[..] else { return None };
+        plan = input;
+    }
+}
+
+fn with_due(schema: &DFSchema) -> Result<DFSchema> {
+    let mut fields: Vec<_> = schema.iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
+    fields.push((None, Arc::new(due_field())));
+    Ok(DFSchema::new_with_metadata(fields, schema.metadata().clone())?)
+}
+
+/// Above an OVER, rows are left out whose rank is too high: then only the first ones need to be known.
+pub fn bound_ranks(filter: &Filter, operators: &mut [Operator]) {
+    for (column, rank) in upper_bounds(&filter.predicate) {
+        let Some(name) = ranked_by(&filter.input, column) else { continue };
+        let Some(operator) = emission_below(&filter.input).and_then(|index| operators.get_mut(index)) else { continue };
+        if let Kept::Rows(looks) = &mut operator.kept {
+            looks.bound(&name, rank);
+        }
+    }
+}
+
+fn partition(expr: &Expr) -> Option<&[Expr]> {
+    match expr {
+        Expr::Alias(alias) => partition(&alias.expr),
+        Expr::WindowFunction(function) => Some(&function.params.partition_by),
+        _ => None,
+    }
+}
+
+fn window_at(schema: &DFSchema, which: &str) -> Option<usize> {
+    (0..schema.fields().len())
+        .find(|at| schema.field(*at).metadata().get(WINDOW_KEY).is_some_and(|value| value == which))
+}
