@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     catalog::{Connector, Insert, Job, ParseMode, SqlText, Table, locate_error, parse_statements},
-    error::{Error, Result},
+    error::{Error, ErrorKind, OUT_OF_MEMORY, Result},
     event_time::QueryWatermark,
     query::{FilesVersion, StoredTable},
     session::{SessionLimits, plan_sql, session},
@@ -166,6 +166,19 @@ impl QueryPlan {
     /// `NotFound`, naming the table; what reading them gives.
     pub async fn refresh(&self) -> Result<Vec<FilesVersion>> {
         static_table::refresh(&self.statics, &self.context.state()).await
+    }
+
+    /// Says what to do about `error`, if the stored files that are joined are the reason.
+    pub fn explained(&self, error: Error) -> Error {
+        let is_memory = error.kind() == ErrorKind::Internal && error.message().contains(OUT_OF_MEMORY);
+        if !is_memory || self.statics.is_empty() {
+            return error;
+        }
+        let mib = JOIN_MEMORY_BYTES >> 20;
+        error.help(format!(
+            "the rows of stored files that are joined must fit into {mib} MiB: join a subquery with the \
+                            columns and rows that are needed"
+        ))
     }
 
     /// Refuses a batch whose stored files have changed under it.

@@ -264,7 +264,7 @@ impl StreamingQuery {
         let static_tables = self.plan.refresh().await?;
         let mut result = match self.run_plan(&work, read_watermark(entry.watermark_ms)).await {
             Ok(result) => result,
-            Err(error) => return Err(self.reason(batch, error).await),
+            Err(error) => return Err(self.reason(batch, self.plan.explained(error)).await),
         };
         result.ledger.gaps += lost.offsets;
         for input in self.inputs.iter() {

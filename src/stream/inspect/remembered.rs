@@ -60,7 +60,6 @@ async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> R
         for batch in read_file(store, file, &layout.schema).await? {
             let batch = layout.live(&batch, closed_us)?.unwrap_or(batch);
             rows += batch.num_rows() as u64;
-            input_rows += layout.input_rows(&batch)?;
             let (starts, ends) = layout.bounds(&batch)?;
             let spans = starts.values().iter().zip(ends.values());
             // In order of their ends, as they close.
@@ -69,11 +68,13 @@ async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> R
                 // Those that were given out are there for others to look at. Each row has its own: two are enough.
                 let waiting = || spans.clone().filter(|(end, _)| *end > closed_us);
                 open += waiting().count() as u64;
+                input_rows = open;
                 labels.extend(waiting().min().into_iter().chain(waiting().max()));
                 labels = labels.first().into_iter().chain(labels.last()).copied().collect();
             } else {
                 labels.extend(spans);
                 open = labels.len() as u64;
+                input_rows += layout.input_rows(&batch)?;
             }
         }
     }

@@ -43,6 +43,9 @@ const QUERIES: &[&str] = &[
     "SELECT id, r FROM (SELECT *, rank() OVER (PARTITION BY size ORDER BY ts) AS r FROM prices) WHERE r <= 2",
     "SELECT DISTINCT ON (symbol, size) symbol, size, id FROM prices ORDER BY symbol, size, ts, id",
     "SELECT DISTINCT ts, symbol FROM prices",
+    // A table that is read twice.
+    "SELECT id, lag(size) OVER (PARTITION BY symbol ORDER BY ts, id) AS before FROM \
+     (SELECT * FROM prices WHERE size % 2 = 0 UNION ALL SELECT * FROM prices WHERE size % 2 <> 0)",
     // Rows of windows, without an aggregate.
     "SELECT window_start, id, rank FROM (SELECT *, row_number() OVER (PARTITION BY window_start, window_end \
      ORDER BY price DESC, id) AS rank FROM TUMBLE(prices, ts, INTERVAL '10 seconds')) WHERE rank <= 2",

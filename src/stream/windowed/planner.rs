@@ -14,8 +14,9 @@ use datafusion::{
     execution::{SessionState, TaskContext},
     logical_expr::{LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
     physical_plan::{
-        ExecutionPlan, SendableRecordBatchStream,
+        ExecutionPlan, ExecutionPlanProperties, SendableRecordBatchStream,
         aggregates::{AggregateExec, AggregateMode},
+        coalesce_partitions::CoalescePartitionsExec,
         execute_stream,
         stream::RecordBatchStreamAdapter,
         streaming::{PartitionStream, StreamingTableExec},
@@ -228,7 +229,12 @@ fn keep_rows(
 ) -> Result<PlannedOperator> {
     let rows = KeptRows::new(operator.plan.schema(), looks, state)?;
     let sieve = Sieve::new(&physical.schema(), 0, operator.spec, bounds);
-    let partial = MomentExec::new(Arc::clone(physical), looks.time, sieve, late);
+    // The branches of a UNION ALL are partitions, which the optimiser does not see from here.
+    let input: Arc<dyn ExecutionPlan> = match physical.output_partitioning().partition_count() {
+        1 => Arc::clone(physical),
+        _ => Arc::new(CoalescePartitionsExec::new(Arc::clone(physical))),
+    };
+    let partial = MomentExec::new(input, looks.time, sieve, late);
     let layout = rows.layout(&partial.schema(), operator.behind_us);
     Ok(planned(operator, Arc::new(partial), layout, bounds, Work::Rows(rows)))
 }
