@@ -156,7 +156,8 @@ impl QueryTables {
         }
     }
 
-    async fn files_of(&self, job: &Job, table: &Table, file: &FileTable) -> Result<FilesSpec> {
+    /// Where the files of a job's table are, and what is known of them.
+    pub async fn files_of(&self, job: &Job, table: &Table, file: &FileTable) -> Result<FilesSpec> {
         let csv = match &file.format {
             FileFormat::Csv(csv) => csv.clone(),
             FileFormat::Json { timestamp_format } => {

@@ -6,7 +6,7 @@
 //! the file that does not fit; `files.rs` and `kafka_table.rs` are the tables, `text_value.rs` and `text_source.rs` read
 //! what DataFusion cannot and name the file in an error; `external.rs` is CREATE EXTERNAL TABLE, `copy.rs` is COPY, `options.rs` has
 //! the options of both;
-//! `output.rs` writes results; `failure.rs` turns DataFusion's errors into ours.
+//! `stored.rs` is a table's files for a stream that joins them; `output.rs` writes results; `failure.rs` turns DataFusion's errors into ours.
 
 mod catalog;
 mod copy;
@@ -21,6 +21,7 @@ mod output;
 mod partition;
 mod schema;
 mod session;
+mod stored;
 mod text_source;
 mod text_value;
 
@@ -28,3 +29,4 @@ pub use catalog::TableSummary;
 pub use listing::is_hidden;
 pub use output::{OutputFormat, ResultWriter, TABLE_ROWS_DEFAULT};
 pub use session::{MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MIN, QuerySession, Rows, Script};
+pub use stored::{FilesVersion, StoredTable};
