@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tidemill::{
-    checkpoint::{Checkpoint, Ledger, OffsetEntry, Prepared, spark_conf},
+    checkpoint::{Checkpoint, Ledger, OffsetEntry, Prepared, Read, spark_conf},
     store::Store,
 };
 
@@ -23,7 +23,7 @@ pub fn run() {
             let ends = vec![format!("{{\"t\":{{\"0\":{batch}}}}}").parse().expect("offsets")];
             let entry = OffsetEntry { watermark_ms: 0, timestamp_ms: 1, conf: spark_conf(), ends };
             checkpoint.write_offsets(batch, &entry).await.expect("offsets");
-            let ledger = Ledger::of_batch(1, 0, 0, 1);
+            let ledger = Ledger::of_batch(Read { consumed: 1, gaps: 0, bad: 0, again: 0 }, 1);
             let prepared = Prepared {
                 batch_id: batch,
                 run_id: checkpoint.run_id.clone(),
@@ -37,6 +37,7 @@ pub fn run() {
                 ledger,
                 totals: ledger,
                 counted_from: "{}".into(),
+                static_tables: Vec::new(),
             };
             checkpoint.write_prepared(&prepared).await.expect("prepared");
             checkpoint.write_commit(batch, 0).await.expect("commit");

@@ -30,6 +30,9 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// What a plan says that may not use more memory.
+pub const OUT_OF_MEMORY: &str = "out of the memory that was set";
+
 /// The result of everything fallible in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -193,10 +196,8 @@ impl From<datafusion::error::DataFusionError> for Error {
                 Err(other) => Error::internal(other.to_string()),
             },
             D::Context(context, inner) => Error::from(*inner).context(context),
-            D::ResourcesExhausted(text) => {
-                Error::new(ErrorKind::Internal, format!("out of the memory that was set: {text}"))
-                    .help("raise --memory-limit, or read fewer columns or rows at a time")
-            }
+            D::ResourcesExhausted(text) => Error::new(ErrorKind::Internal, format!("{OUT_OF_MEMORY}: {text}"))
+                .help("raise --memory-limit, or read fewer columns or rows at a time"),
             D::ArrowError(inner, _) => Error::new(ErrorKind::BadRecord, inner.to_string())
                 .help("TRY_CAST gives NULL where CAST fails, NULLIF(x, 0) avoids a division by zero"),
             D::NotImplemented(text) => Error::unsupported(text),

@@ -49,6 +49,17 @@ impl EventTimeStats {
         }
     }
 
+    /// Takes in those of another source.
+    pub fn merge(&mut self, other: &Self) {
+        (self.min_us, self.max_us) = match (self.rows, other.rows) {
+            (_, 0) => return,
+            (0, _) => (other.min_us, other.max_us),
+            _ => (self.min_us.min(other.min_us), self.max_us.max(other.max_us)),
+        };
+        self.rows = self.rows.saturating_add(other.rows);
+        self.sum_us += other.sum_us;
+    }
+
     /// The oldest, the newest and the mean, in milliseconds since the epoch; `None` without rows.
     pub fn min_max_avg_ms(&self) -> Option<(i64, i64, i64)> {
         let mean = self.sum_us.checked_div(i128::from(self.rows))?;
@@ -172,6 +183,110 @@ impl WatermarkTracker {
     }
 }
 
+/// The watermark of a query: of its sources', the smallest, as Spark's `multipleWatermarkPolicy = min` has it. A source
+/// of which all partitions are idle does not hold it, unless all sources are.
+#[derive(Debug, Clone)]
+pub struct QueryWatermark {
+    sources: Vec<WatermarkTracker>,
+    current_ms: i64,
+    /// The wall clock when it was asked for the first time: a source that never had an event is waited for from then on.
+    since_ms: Option<i64>,
+}
+
+impl QueryWatermark {
+    /// Before the first event, of sources with these policies.
+    pub fn new(policies: Vec<Option<Watermark>>) -> Self {
+        let sources = policies.into_iter().map(WatermarkTracker::new).collect();
+        Self { sources, current_ms: NO_WATERMARK_MS, since_ms: None }
+    }
+
+    /// Where a checkpoint stands; `partitions` are those of each source.
+    pub fn restore(self, partitions: Vec<PartitionTimes>, current_ms: i64) -> Self {
+        let restored = self.sources.into_iter().zip(partitions);
+        let sources = restored.map(|(source, partitions)| source.restore(partitions, current_ms)).collect();
+        Self { sources, current_ms, ..self }
+    }
+
+    /// Milliseconds since the epoch, `NO_WATERMARK_MS` before the first event.
+    pub fn current_ms(&self) -> i64 {
+        self.current_ms
+    }
+
+    /// What the checkpoint keeps, for each source.
+    pub fn partitions(&self) -> Vec<PartitionTimes> {
+        self.sources.iter().map(|source| source.partitions().clone()).collect()
+    }
+
+    /// Each source by itself.
+    pub fn sources(&self) -> &[WatermarkTracker] {
+        &self.sources
+    }
+
+    /// Events beyond this are believed of no source.
+    pub fn future_us(&self, now_ms: i64) -> i64 {
+        self.sources.iter().map(|source| source.future_us(now_ms)).max().unwrap_or(i64::MAX)
+    }
+
+    /// Takes in the newest event of each partition of source `source` that a batch had.
+    pub fn observe(&mut self, source: usize, newest: &PartitionTimes) {
+        if let Some(source) = self.sources.get_mut(source) {
+            source.observe(newest);
+        }
+    }
+
+    /// As `WatermarkTracker::advance`; `is_behind` also says of which source.
+    pub fn advance(&mut self, now_ms: i64, is_behind: &dyn Fn(usize, &str, i32) -> bool) -> i64 {
+        self.since_ms.get_or_insert(now_ms);
+        for (index, source) in self.sources.iter_mut().enumerate() {
+            source.advance(now_ms, &|topic, partition| is_behind(index, topic, partition));
+        }
+        if let (_, _, Some(at_ms)) = self.position(now_ms, is_behind) {
+            self.current_ms = self.current_ms.max(at_ms);
+        }
+        self.current_ms
+    }
+
+    /// Which source holds the watermark at `now_ms`, and who in it.
+    pub fn holder(&self, now_ms: i64, is_behind: &dyn Fn(usize, &str, i32) -> bool) -> (usize, Holder) {
+        let (source, holder, _) = self.position(now_ms, is_behind);
+        (source, holder)
+    }
+
+    fn position(&self, now_ms: i64, is_behind: &dyn Fn(usize, &str, i32) -> bool) -> (usize, Holder, Option<i64>) {
+        let stands: Vec<(usize, Holder, i64)> = self
+            .sources
+            .iter()
+            .enumerate()
+            .map(|(index, source)| {
+                let holder = source.holder(now_ms, &|topic, partition| is_behind(index, topic, partition));
+                (index, holder, source.current_ms())
+            })
+            .collect();
+        let waited_ms = now_ms.saturating_sub(self.since_ms.unwrap_or(now_ms));
+        let is_awaited = |index: usize| {
+            let idle = self.sources.get(index).and_then(|source| source.policy.as_ref());
+            let idle = idle.map_or(0, |policy| policy.idle_timeout.as_millis());
+            u128::try_from(waited_ms).unwrap_or(0) < idle
+        };
+        let silent = |stand: &&(usize, Holder, i64)| stand.1 == Holder::Nothing;
+        if let Some((index, ..)) = stands.iter().filter(silent).find(|(index, ..)| is_awaited(*index)) {
+            return (*index, Holder::Nothing, None);
+        }
+        let active = stands.iter().filter(|(_, holder, _)| matches!(holder, Holder::Partition { .. }));
+        if let Some((index, holder, at_ms)) = active.min_by_key(|(.., at_ms)| *at_ms) {
+            return (*index, holder.clone(), Some(*at_ms));
+        }
+        let heard: Vec<_> = stands.iter().filter(|stand| !silent(stand)).collect();
+        if let Some((index, ..)) = heard.iter().find(|(_, holder, _)| *holder == Holder::AllIdle) {
+            return (*index, Holder::AllIdle, None);
+        }
+        match heard.iter().min_by_key(|(.., at_ms)| *at_ms) {
+            Some((index, holder, at_ms)) => (*index, holder.clone(), Some(*at_ms)),
+            None => (0, Holder::Nothing, None),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -240,5 +355,47 @@ mod tests {
         let mut empty = tracker(true, &[]);
         assert_eq!(empty.advance(1, &|_, _| false), NO_WATERMARK_MS);
         assert_eq!(empty.future_us(1_000), 301_000_000);
+    }
+
+    fn of_two(first: &[(i32, i64, i64)], second: &[(i32, i64, i64)]) -> QueryWatermark {
+        QueryWatermark::new(vec![Some(policy(false)), Some(policy(true))])
+            .restore(vec![times(first), times(second)], NO_WATERMARK_MS)
+    }
+
+    #[test]
+    fn of_two_sources_the_slower_holds_it() {
+        let mut both = of_two(&[(0, 1_000, 1)], &[(0, 400, 1)]);
+        assert_eq!(both.advance(2_000, &|_, _, _| false), 390_000);
+        assert_eq!(both.holder(2_000, &|_, _, _| false).0, 1);
+        both.observe(1, &times(&[(0, 2_000, 2)]));
+        assert_eq!(both.advance(3_000, &|_, _, _| false), 990_000);
+        // It never goes back, though a partition with old events turns up.
+        both.observe(1, &times(&[(7, 100, 3)]));
+        assert_eq!(both.advance(3_000, &|_, _, _| false), 990_000);
+    }
+
+    #[test]
+    fn an_idle_source_does_not_hold_it_unless_it_has_records_to_read() {
+        let mut both = of_two(&[(0, 1_000, 100)], &[(0, 400, 1)]);
+        assert_eq!(both.advance(101_000, &|source, _, _| source == 1), 390_000);
+        assert_eq!(both.advance(101_000, &|_, _, _| false), 990_000);
+    }
+
+    #[test]
+    fn a_source_without_any_event_is_waited_for_as_long_as_an_idle_one() {
+        let mut both = of_two(&[(0, 1_000, 100)], &[]);
+        assert_eq!(both.advance(100_000, &|_, _, _| false), NO_WATERMARK_MS);
+        both.observe(0, &times(&[(0, 1_020, 129)]));
+        assert_eq!(both.advance(129_999, &|_, _, _| false), NO_WATERMARK_MS);
+        assert_eq!(both.holder(129_999, &|_, _, _| false), (1, Holder::Nothing));
+        assert_eq!(both.advance(130_000, &|_, _, _| false), 1_010_000);
+    }
+
+    #[test]
+    fn when_all_sources_are_idle_one_that_stays_holds_the_others() {
+        let mut both = of_two(&[(0, 1_000, 100)], &[(0, 2_000, 100)]);
+        assert_eq!(both.advance(100_000, &|_, _, _| false), 990_000);
+        assert_eq!(both.advance(500_000, &|_, _, _| false), 990_000);
+        assert_eq!(both.holder(500_000, &|_, _, _| false), (0, Holder::AllIdle));
     }
 }

@@ -16,7 +16,7 @@ pub struct Ledger {
     pub filtered: u64,
     /// Records that could not be decoded.
     pub bad: u64,
-    /// Rows above one per record, from UNNEST.
+    /// Rows above one per record: from UNNEST, from joins, and from reading a table more than once.
     pub expanded: u64,
     /// Rows that came too late for their windows, or have no event time, or one too far in the future.
     #[serde(default)]
@@ -51,40 +51,60 @@ pub struct StateCounts {
     pub again: bool,
 }
 
+/// What a batch read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Read {
+    /// Records.
+    pub consumed: u64,
+    /// Of these gave no row.
+    pub bad: u64,
+    /// Rows above one per record, because the query reads a table more than once.
+    pub again: u64,
+    /// Offsets without a record.
+    pub gaps: u64,
+}
+
+impl Read {
+    /// The rows that the query began with.
+    fn rows(&self) -> u64 {
+        self.consumed - self.bad.min(self.consumed) + self.again
+    }
+}
+
 impl Ledger {
-    /// The ledger of a batch that read `consumed` records, of which `bad` gave no row, and wrote `written` rows.
-    pub fn of_batch(consumed: u64, gaps: u64, bad: u64, written: u64) -> Self {
-        let decoded = consumed - bad.min(consumed);
+    /// The ledger of a batch that wrote `written` rows.
+    pub fn of_batch(read: Read, written: u64) -> Self {
+        let rows = read.rows();
         Self {
-            consumed,
+            consumed: read.consumed,
             written,
-            filtered: decoded.saturating_sub(written),
-            bad,
-            expanded: written.saturating_sub(decoded),
-            gaps,
+            filtered: rows.saturating_sub(written),
+            bad: read.bad,
+            expanded: read.again + written.saturating_sub(rows),
+            gaps: read.gaps,
             ..Self::default()
         }
     }
 
     /// The ledger of a batch with state. Of the rows that came in, `held` went into the state; `released` left it and
     /// became `written` rows.
-    pub fn of_stateful(consumed: u64, gaps: u64, bad: u64, state: StateCounts, written: u64) -> Self {
-        let decoded = consumed - bad.min(consumed);
+    pub fn of_stateful(read: Read, state: StateCounts, written: u64) -> Self {
+        let rows = read.rows();
         let StateCounts { late, held, released, again } = state;
         let (written, emitted) = if again { (0, written) } else { (written, 0) };
         Self {
-            consumed,
+            consumed: read.consumed,
             written,
-            filtered: decoded.saturating_sub(late + held),
-            bad,
+            filtered: rows.saturating_sub(late + held),
+            bad: read.bad,
             late,
             held,
             released,
             folded: released.saturating_sub(written),
             // A row may be in several windows, and UNNEST gives several rows for a record.
-            expanded: written.saturating_sub(released) + (late + held).saturating_sub(decoded),
+            expanded: read.again + written.saturating_sub(released) + (late + held).saturating_sub(rows),
             emitted,
-            gaps,
+            gaps: read.gaps,
             rewound: 0,
         }
     }
@@ -142,26 +162,43 @@ impl AddAssign for Ledger {
 mod tests {
     use super::*;
 
+    fn read(consumed: u64, gaps: u64, bad: u64) -> Read {
+        Read { consumed, gaps, bad, again: 0 }
+    }
+
+    #[test]
+    fn a_record_that_is_read_twice_is_consumed_once() {
+        // Two branches of ten rows each, of which one keeps six.
+        let ledger = Ledger::of_batch(Read { consumed: 11, bad: 1, again: 10, gaps: 0 }, 16);
+        assert!(ledger.balances(), "{ledger:?}");
+        assert_eq!(ledger.equation(), "consumed 11 + expanded 10 = written 16 + filtered 4 + bad 1");
+        let state = StateCounts { late: 1, held: 17, released: 3, again: false };
+        let ledger = Ledger::of_stateful(Read { consumed: 11, bad: 1, again: 10, gaps: 0 }, state, 1);
+        assert!(ledger.balances() && (ledger.expanded, ledger.filtered) == (10, 2), "{ledger:?}");
+    }
+
     #[test]
     fn balances_with_filters_bad_records_and_unnest() {
         for (consumed, bad, written) in [(10, 2, 8), (10, 2, 3), (10, 0, 25), (0, 0, 0), (5, 5, 0)] {
-            let ledger = Ledger::of_batch(consumed, 1, bad, written);
+            let ledger = Ledger::of_batch(read(consumed, 1, bad), written);
             assert!(ledger.balances(), "{ledger:?}");
         }
         for (late, held, released, written) in [(1, 7, 0, 0), (0, 10, 4, 1), (0, 0, 9, 20), (2, 12, 0, 0)] {
-            let ledger = Ledger::of_stateful(10, 0, 1, StateCounts { late, held, released, again: false }, written);
+            let ledger =
+                Ledger::of_stateful(read(10, 0, 1), StateCounts { late, held, released, again: false }, written);
             assert!(ledger.balances(), "{ledger:?}");
         }
         let again = StateCounts { late: 1, held: 7, released: 3, again: true };
-        let ledger = Ledger::of_stateful(10, 0, 1, again, 100);
+        let ledger = Ledger::of_stateful(read(10, 0, 1), again, 100);
         assert!(ledger.balances(), "{ledger:?}");
         assert_eq!((ledger.written, ledger.emitted, ledger.folded, ledger.output_rows()), (0, 100, 3, 100));
         assert_eq!(
-            Ledger::of_batch(10, 0, 1, 12).equation(),
+            Ledger::of_batch(read(10, 0, 1), 12).equation(),
             "consumed 10 + expanded 3 = written 12 + filtered 0 + bad 1"
         );
         assert_eq!(
-            Ledger::of_stateful(4, 0, 0, StateCounts { held: 4, released: 4, ..StateCounts::default() }, 5).equation(),
+            Ledger::of_stateful(read(4, 0, 0), StateCounts { held: 4, released: 4, ..StateCounts::default() }, 5)
+                .equation(),
             "consumed 4 + expanded 1 + released 4 = written 5 + folded 0 + filtered 0 + late 0 + bad 0 + held 4; 0 in state"
         );
         assert!(!Ledger { consumed: 1, ..Ledger::default() }.balances());

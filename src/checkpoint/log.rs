@@ -93,28 +93,29 @@ impl Checkpoint {
         })
     }
 
-    /// Where batch 0 starts; the first caller's answer stays.
+    /// Where batch 0 starts in source `source`; the first caller's answer stays.
     ///
     /// # Errors
     /// The store's; `Corrupt`.
-    pub async fn initial_offsets(&self, fresh: &Offsets) -> Result<Offsets> {
+    pub async fn initial_offsets(&self, source: usize, fresh: &Offsets) -> Result<Offsets> {
         let content = Bytes::from(format!("\0v1\n{fresh}"));
-        match self.store.create("sources/0/0", content).await? {
+        match self.store.create(&format!("sources/{source}/0"), content).await? {
             Created::New => Ok(fresh.clone()),
-            Created::Exists => Ok(self.read_initial_offsets().await?.unwrap_or_else(|| fresh.clone())),
+            Created::Exists => Ok(self.read_initial_offsets(source).await?.unwrap_or_else(|| fresh.clone())),
         }
     }
 
-    /// Where batch 0 started, if that is still known.
+    /// Where batch 0 started in source `source`, if that is still known.
     ///
     /// # Errors
     /// The store's; `Corrupt`.
-    pub async fn read_initial_offsets(&self) -> Result<Option<Offsets>> {
-        let Some(bytes) = self.store.read("sources/0/0").await? else { return Ok(None) };
+    pub async fn read_initial_offsets(&self, source: usize) -> Result<Option<Offsets>> {
+        let path = format!("sources/{source}/0");
+        let Some(bytes) = self.store.read(&path).await? else { return Ok(None) };
         let text = std::str::from_utf8(&bytes).unwrap_or_default();
         let json = text.trim_start_matches('\0').strip_prefix("v1\n");
         let offsets = json.ok_or_else(|| Error::corrupt("it does not start with v1")).and_then(str::parse);
-        offsets.map(Some).map_err(|error| self.corrupt("sources/0/0", &error))
+        offsets.map(Some).map_err(|error| self.corrupt(&path, &error))
     }
 
     /// What batch `batch` reads.

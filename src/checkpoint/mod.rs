@@ -19,7 +19,7 @@ mod prepared;
 pub mod recovery;
 
 pub use fingerprint::Fingerprint;
-pub use ledger::{Ledger, StateCounts};
+pub use ledger::{Ledger, Read, StateCounts};
 pub use log::Checkpoint;
 pub use offset_log::{OffsetEntry, logged_watermark, read_watermark, spark_conf};
 pub use prepared::Prepared;

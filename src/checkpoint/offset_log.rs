@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::{
     error::{Error, Result},
     event_time::NO_WATERMARK_MS,
-    source::Offsets,
+    source::{Offsets, offsets},
 };
 
 /// One file of the offset log.
@@ -17,7 +17,7 @@ pub struct OffsetEntry {
     pub timestamp_ms: i64,
     /// Spark's configuration map, and our keys.
     pub conf: Map<String, Value>,
-    /// Where the batch ends, one line per source.
+    /// Where the batch ends, one line per source; empty for a source that Spark had no offset of.
     pub ends: Vec<Offsets>,
 }
 
@@ -59,10 +59,10 @@ impl OffsetEntry {
         self.conf.contains_key(RUN_ID)
     }
 
-    /// Notes where the batch starts.
+    /// Notes where the batch starts, for each source.
     #[must_use]
-    pub fn starting_at(mut self, start: &Offsets) -> Self {
-        self.conf.insert(START.to_owned(), Value::from(start.to_string()));
+    pub fn starting_at(mut self, starts: &[Offsets]) -> Self {
+        self.conf.insert(START.to_owned(), Value::from(offsets::to_lines(starts)));
         self
     }
 
@@ -84,8 +84,8 @@ impl OffsetEntry {
     ///
     /// # Errors
     /// `Corrupt` for a text that is no offsets.
-    pub fn start(&self) -> Result<Option<Offsets>> {
-        self.conf.get(START).and_then(Value::as_str).map(str::parse).transpose()
+    pub fn starts(&self) -> Result<Option<Vec<Offsets>>> {
+        self.conf.get(START).and_then(Value::as_str).map(offsets::from_lines).transpose()
     }
 
     fn text_with(&self, conf: Map<String, Value>) -> String {
@@ -115,7 +115,9 @@ impl OffsetEntry {
         let header = lines.next().ok_or_else(|| Error::corrupt("the line with the batch's metadata is missing"))?;
         let header: Header = serde_json::from_str(header)
             .map_err(|error| Error::corrupt(format!("line 2 is no batch metadata: {error}")))?;
-        let ends = lines.map(|line| line.parse::<Offsets>()).collect::<Result<Vec<_>>>()?;
+        // Of a source without an offset Spark writes a dash.
+        let end = |line: &str| if line == "-" { Ok(Offsets::default()) } else { line.parse() };
+        let ends = lines.map(end).collect::<Result<Vec<_>>>()?;
         if ends.is_empty() {
             return Err(Error::corrupt("the offsets are missing (a torn file?)"));
         }
@@ -197,10 +199,25 @@ mod tests {
     }
 
     #[test]
+    fn has_a_line_for_each_source() {
+        let line = |text: &str| text.parse::<Offsets>().unwrap();
+        let starts = [line(r#"{"a":{"0":1}}"#), line(r#"{"b":{"0":3}}"#)];
+        let ends = vec![line(r#"{"a":{"0":2}}"#), line(r#"{"b":{"0":4}}"#)];
+        let text = OffsetEntry { ends: ends.clone(), ..entry() }.starting_at(&starts).to_text("run");
+        assert!(text.ends_with("\n{\"a\":{\"0\":2}}\n{\"b\":{\"0\":4}}"), "{text}");
+        let read = OffsetEntry::parse(&text).unwrap();
+        assert_eq!((read.ends.clone(), read.starts().unwrap().unwrap()), (ends, starts.to_vec()));
+        let cut = text.rsplit_once('\n').unwrap().0;
+        assert!(OffsetEntry::parse(cut).is_err(), "a missing source is noticed");
+    }
+
+    #[test]
     fn reads_what_spark_wrote() {
         let text = "v1\n{\"batchWatermarkMs\":0,\"batchTimestampMs\":1,\"conf\":{}}\n{\"t\":{\"1\":2,\"0\":2}}";
         assert_eq!(OffsetEntry::parse(text).unwrap().timestamp_ms, 1);
         assert!(OffsetEntry::parse("v1\n{}\n{\"t\":{\"0\":2}}").is_ok());
+        let two = OffsetEntry::parse("v1\n{}\n{\"t\":{\"0\":2}}\n-").unwrap();
+        assert_eq!(two.ends, [r#"{"t":{"0":2}}"#.parse().unwrap(), Offsets::default()]);
     }
 
     #[test]

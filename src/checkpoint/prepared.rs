@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Ledger;
 use crate::{
     error::{Error, Result},
+    query::FilesVersion,
     sink::StagedFile,
     state::StateRef,
 };
@@ -35,8 +36,12 @@ pub struct Prepared {
     pub ledger: Ledger,
     /// Of the batches since `counted_from`.
     pub totals: Ledger,
-    /// Where the totals start: at batch 0, or where a query of Spark's was taken over. Spark's offset JSON.
+    /// Where the totals start: at batch 0, or where a query of Spark's was taken over. Spark's offset JSON, a line for
+    /// each source.
     pub counted_from: String,
+    /// Which stored files the batch joined.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub static_tables: Vec<FilesVersion>,
 }
 
 impl Prepared {
@@ -77,6 +82,7 @@ impl Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Read;
     use crate::store::{Hidden, Staged};
 
     #[test]
@@ -97,9 +103,10 @@ mod tests {
             late_url: String::new(),
             state: None,
             earlier_dead_letter_urls: Vec::new(),
-            ledger: Ledger::of_batch(3, 0, 1, 2),
-            totals: Ledger::of_batch(9, 0, 1, 8),
+            ledger: Ledger::of_batch(Read { consumed: 3, gaps: 0, bad: 1, again: 0 }, 2),
+            totals: Ledger::of_batch(Read { consumed: 9, gaps: 0, bad: 1, again: 0 }, 8),
             counted_from: "{\"t\":{\"0\":0}}".into(),
+            static_tables: vec![FilesVersion { table: "symbols".into(), files: 2, bytes: 30, crc32: 7 }],
         };
         let text = prepared.to_text().unwrap();
         assert_eq!(Prepared::parse(&text).unwrap(), prepared);

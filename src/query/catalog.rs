@@ -155,7 +155,8 @@ impl QueryTables {
         }
     }
 
-    async fn files_of(&self, job: &Job, table: &Table, file: &FileTable) -> Result<FilesSpec> {
+    /// Where the files of a job's table are, and what is known of them.
+    pub async fn files_of(&self, job: &Job, table: &Table, file: &FileTable) -> Result<FilesSpec> {
         let columns = match &file.format {
             _ if !table.columns.is_empty() => Some(table.schema()),
             FileFormat::Parquet => None,

@@ -71,9 +71,15 @@ async fn find(place: &str) -> Result<Listing> {
     // A name with an extension is most likely a file.
     if let Some((parent, name)) = place.rsplit_once('/').filter(|(_, name)| name.contains('.')) {
         let store = Store::open(if parent.is_empty() { "/" } else { parent }).await?;
-        if let Some(entry) = store.stat(name).await? {
-            let file = DataFile { path: entry.path, size_bytes: entry.size_bytes, modified_ms: entry.modified_ms };
-            return Ok(Listing { root: store, files: vec![file] });
+        match store.stat(name).await {
+            Ok(Some(entry)) => {
+                let file = DataFile { path: entry.path, size_bytes: entry.size_bytes, modified_ms: entry.modified_ms };
+                return Ok(Listing { root: store, files: vec![file] });
+            }
+            Ok(None) => {}
+            // A directory may have a dot in its name, too.
+            Err(error) if error.kind() == ErrorKind::Invalid => {}
+            Err(error) => return Err(error),
         }
     }
     list_directory(if place.is_empty() { "/" } else { place }).await

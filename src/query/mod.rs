@@ -4,9 +4,9 @@
 //! `listing.rs` says which files of a place a reader may see; `partition.rs` reads Hive's `key=value` directories;
 //! `format.rs` turns file names and options into DataFusion's formats; `schema.rs` finds one schema for many files, or
 //! the file that does not fit; `files.rs` and `kafka_table.rs` are the tables, `text_value.rs` and `text_source.rs` read
-//! what DataFusion cannot and name the file in an error; `stored.rs` reads single files; `external.rs` is CREATE EXTERNAL TABLE, `copy.rs` is COPY, `options.rs` has
-//! the options of both;
-//! `output.rs` writes results; `failure.rs` turns DataFusion's errors into ours.
+//! what DataFusion cannot and name the file in an error; `picked.rs` reads single files; `external.rs` is CREATE EXTERNAL
+//! TABLE, `copy.rs` is COPY, `options.rs` has the options of both; `stored.rs` is a table's files for a stream that joins
+//! them; `output.rs` writes results; `failure.rs` turns DataFusion's errors into ours.
 
 mod catalog;
 mod copy;
@@ -21,6 +21,7 @@ mod output;
 mod partition;
 mod schema;
 mod session;
+mod picked;
 mod stored;
 mod text_source;
 mod text_value;
@@ -29,3 +30,4 @@ pub use catalog::TableSummary;
 pub use listing::is_hidden;
 pub use output::{OutputFormat, ResultWriter, TABLE_ROWS_DEFAULT};
 pub use session::{MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MIN, QuerySession, Rows, Script};
+pub use stored::{FilesVersion, StoredTable};

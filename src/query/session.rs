@@ -18,9 +18,10 @@ use super::{
     copy,
     external::{ExternalTables, FORMATS},
     failure,
+    files::FilesSpec,
 };
 use crate::{
-    catalog::{Job, parse_statements},
+    catalog::{FileTable, Job, Table, parse_statements},
     error::{Error, Place, Result},
     session::{SessionLimits, plan_statement, session},
     store::Store,
@@ -121,6 +122,11 @@ impl QuerySession {
     /// The tables, by name.
     pub fn tables(&self) -> Vec<TableSummary> {
         self.tables.summaries()
+    }
+
+    /// Where the files of a table of `job` are, and what is known of them.
+    pub(super) async fn files_of(&self, job: &Job, table: &Table, file: &FileTable) -> Result<FilesSpec> {
+        self.tables.files_of(job, table, file).await
     }
 
     /// The statements of a script.

@@ -113,6 +113,19 @@ impl Offsets {
     }
 }
 
+/// Several sources' offsets as one text: a line for each. That of one source is its own text.
+pub fn to_lines(offsets: &[Offsets]) -> String {
+    offsets.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// The inverse.
+///
+/// # Errors
+/// `Corrupt`.
+pub fn from_lines(text: &str) -> Result<Vec<Offsets>> {
+    text.lines().map(str::parse).collect()
+}
+
 /// Spark's `minOffsetsPerTrigger` and `maxTriggerDelay`: whether a batch of `available` offsets should run now.
 /// `waited` is the time since the last batch; `None` before the first, which always runs.
 pub fn enough(available: u64, min: Option<u64>, waited: Option<Duration>, delay_max: Duration) -> bool {

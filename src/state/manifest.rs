@@ -18,10 +18,14 @@ pub struct Manifest {
     pub batch_id: u64,
     /// DataFusion's version: what a partial aggregate holds is its business.
     pub datafusion: String,
+    /// Of the first source.
     pub partitions: PartitionTimes,
     /// When rows that change were written last, by the timestamp of the batch (`EMIT PERIODIC`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emitted_ms: Option<i64>,
+    /// Of the others, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_partitions: Vec<PartitionTimes>,
     pub operators: Vec<OperatorManifest>,
 }
 
@@ -81,6 +85,11 @@ impl Manifest {
             return Err(corrupt("its checksum is wrong"));
         }
         serde_json::from_slice(&json).map_err(|error| corrupt(&error.to_string()))
+    }
+
+    /// How far each partition's events have come, for each source.
+    pub fn sources(&self) -> Vec<PartitionTimes> {
+        [&self.partitions].into_iter().chain(&self.more_partitions).cloned().collect()
     }
 
     /// All files that it needs, its own not among them.

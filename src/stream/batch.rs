@@ -1,18 +1,20 @@
 //! One batch: source -> decode -> plan -> output, all of it streaming, with bounded queues in between.
 
 use arrow::array::RecordBatch;
-use futures::StreamExt;
+use futures::{StreamExt, stream::select_all};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
+    inputs::Inputs,
     isolate::{Good, Isolator, is_of_a_row},
     output::{BatchWriter, Output},
-    plan::{BatchPlan, QueryPlan},
-    reader::{self, ReadCounts, Reader},
+    plan::{BatchPlan, QueryPlan, Source},
+    reader::ReadCounts,
+    scan::{Rows, TableScans, fed},
     window_progress::WindowProgress,
 };
 use crate::{
-    checkpoint::Ledger,
+    checkpoint::{Ledger, Read},
     error::{Error, Result},
     fault::crash_point,
     sink::{StagedFile, file::FileSink},
@@ -29,11 +31,13 @@ pub struct BatchResult {
     pub late: Vec<StagedFile>,
     pub state: Option<StateRef>,
     pub ledger: Ledger,
+    /// Records of each source.
+    pub consumed: Vec<u64>,
     /// What the user sees of windows.
     pub windows: Option<WindowProgress>,
 }
 
-/// Runs one batch. The reader comes back in every case but a panic of its thread.
+/// Runs one batch. The readers come back in every case but a panic of a thread.
 ///
 /// If an expression of the plan fails on a record, the batch is given up and run again in steps that set such records
 /// aside.
@@ -41,54 +45,80 @@ pub struct BatchResult {
 /// # Errors
 /// The source's, the decoder's, the plan's and the sink's; nothing is visible then.
 pub async fn run_batch(
-    reader: &mut Option<Reader>,
+    inputs: &mut Inputs,
     plan: &QueryPlan,
     output: &mut Output,
     dead_letter_sink: &FileSink,
     work: &BatchWork<'_>,
 ) -> Result<BatchResult> {
     let batch_plan = plan.batch(work.timestamp_ms).await?;
-    let mode = plan.parse_mode()?;
-    let mut isolating = None;
+    let mut isolators = None;
     loop {
-        let decoded = (batch_plan.projection.as_slice(), isolating.is_some());
-        let (reading, queues) = reader::start(reader, &plan.source, decoded, work.ranges, None)?;
-        let dead = write_dead_letters(dead_letter_sink, queues.dead_letters, work.owner);
+        let started = inputs.start(&batch_plan.reads, work, isolators.is_some(), Vec::new())?;
+        let dead = write_dead_letters(dead_letter_sink, started.dead_letters, work.owner);
+        let (rows, letters) = (started.rows, started.more_dead_letters);
         let written = async {
-            match isolating.take() {
-                None => write(&batch_plan, queues.rows, output, work, queues.more_dead_letters).await,
-                Some(isolator) => write_in_steps(isolator, queues.rows, output, work, queues.more_dead_letters).await,
+            match isolators.take() {
+                None => {
+                    // Only the reading threads have dead letters here; the queue ends with the last sender.
+                    drop(letters);
+                    fed(&batch_plan.reads, rows, write(&batch_plan, output, work)).await
+                }
+                Some(isolators) => Ok(write_in_steps(isolators, rows, output, work, letters).await?),
             }
         };
         let (written, dead) = tokio::join!(written, dead);
-        let counts = reading.end(reader).await?;
+        let counts = started.readings.end(inputs).await?;
         // The dead letters' error first: without them the rows have no way on either.
         let dead_letters = dead?;
-        match written? {
-            Outcome::Written(written) => return finish(work, counts, written, dead_letters),
-            Outcome::RowFailed(error) => {
+        match written {
+            Ok(written) => {
+                plan.check_unchanged().await?;
+                return finish(work, (&batch_plan.reads, counts), written, dead_letters);
+            }
+            Err(Failure::OfARow(error)) => {
                 tracing::warn!(batch = work.batch, reason = error.message(), "running the batch again in steps");
                 dead_letter_sink.discard(&dead_letters).await?;
                 crash_point("isolating", work.batch);
-                isolating = Some(Isolator::new(&batch_plan, mode)?);
+                let isolator = |source: &Source| Isolator::new(&batch_plan, source.parse_mode()?);
+                isolators = Some(plan.sources.iter().map(isolator).collect::<Result<Vec<_>>>()?);
             }
+            Err(Failure::Other(error)) => return Err(error),
         }
     }
 }
 
 fn finish(
     work: &BatchWork<'_>,
-    counts: ReadCounts,
+    (reads, counts): (&[TableScans], Vec<ReadCounts>),
     written: Written,
     dead_letters: Vec<StagedFile>,
 ) -> Result<BatchResult> {
-    let ReadCounts { summary, bad, refused, .. } = counts;
-    if refused {
+    if counts.iter().any(|counts| counts.refused) {
         return Err(Error::internal("the plan ended before its input: the batch is not complete"));
     }
     crash_point("staged", work.batch);
-    let ledger = Ledger::of_batch(summary.records, summary.gaps, bad + written.bad, written.rows);
-    Ok(BatchResult { files: written.files, dead_letters, late: Vec::new(), state: None, ledger, windows: None })
+    let read = records_read(reads, &counts, &written.bad);
+    let ledger = Ledger::of_batch(read, written.rows);
+    let consumed = counts.iter().map(|counts| counts.summary.records).collect();
+    let Written { files, .. } = written;
+    Ok(BatchResult { files, dead_letters, late: Vec::new(), state: None, ledger, consumed, windows: None })
+}
+
+/// What was read of all tables, of which `reads` says how often the plan scans each; `bad` is how many records of each
+/// the plan has failed on.
+pub fn records_read(reads: &[TableScans], counts: &[ReadCounts], bad: &[u64]) -> Read {
+    let mut read = Read::default();
+    for (index, (scans, counts)) in reads.iter().zip(counts).enumerate() {
+        let bad = counts.bad + bad.get(index).copied().unwrap_or(0);
+        let decoded = counts.summary.records.saturating_sub(bad);
+        let again = u64::try_from(scans.count().saturating_sub(1)).unwrap_or(u64::MAX);
+        read.consumed += counts.summary.records;
+        read.gaps += counts.summary.gaps;
+        read.bad += bad;
+        read.again += decoded.saturating_mul(again);
+    }
+    read
 }
 
 /// What a batch shall do.
@@ -96,7 +126,8 @@ fn finish(
 pub struct BatchWork<'a> {
     pub batch: u64,
     pub timestamp_ms: i64,
-    pub ranges: &'a [OffsetRange],
+    /// Of each source.
+    pub ranges: &'a [Vec<OffsetRange>],
     /// Rows of groups that change are written at its end.
     pub emits: bool,
     /// Marks its temporaries.
@@ -106,72 +137,69 @@ pub struct BatchWork<'a> {
 struct Written {
     files: Vec<StagedFile>,
     rows: u64,
-    /// Records on which the plan failed.
-    bad: u64,
+    /// Records of each source on which the plan failed.
+    bad: Vec<u64>,
 }
 
-enum Outcome {
-    Written(Written),
+/// Why a plan ended.
+enum Failure {
     /// An expression failed on some record. What was staged is deleted again.
-    RowFailed(Error),
+    OfARow(Error),
+    Other(Error),
 }
 
-async fn write(
-    plan: &BatchPlan,
-    rows: Receiver<Result<RecordBatch>>,
-    output: &mut Output,
-    work: &BatchWork<'_>,
-    // Only the reading thread has dead letters here; the channel ends with the last sender.
-    _dead_letters: Sender<RecordBatch>,
-) -> Result<Outcome> {
-    let (mut stream, unread) = plan.execute(rows)?;
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+async fn write(plan: &BatchPlan, output: &mut Output, work: &BatchWork<'_>) -> Result<Written, Failure> {
+    let mut streams = select_all(plan.execute()?);
     let mut writer: BatchWriter<'_> = output.begin(work.batch, work.owner).await?;
-    let mut count = 0;
-    while let Some(batch) = stream.next().await {
+    let mut rows = 0;
+    while let Some(batch) = streams.next().await {
         match batch {
             Ok(batch) => {
-                count += batch.num_rows() as u64;
+                rows += batch.num_rows() as u64;
                 writer.write(&batch).await?;
             }
             Err(error) if is_of_a_row(&error) => {
-                // The reading thread ends when nobody takes its rows any more.
-                drop(stream);
                 writer.abandon().await?;
-                return Ok(Outcome::RowFailed(error.into()));
+                return Err(Failure::OfARow(error.into()));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(Failure::Other(error.into())),
         }
     }
-    // A plan that is empty by its text reads nothing; its records count as consumed and filtered.
-    if let Some(mut unread) = unread {
-        while let Some(batch) = unread.recv().await {
-            batch?;
-        }
-    }
-    Ok(Outcome::Written(Written { files: writer.finish().await?, rows: count, bad: 0 }))
+    Ok(Written { files: writer.finish().await?, rows, bad: Vec::new() })
 }
 
 /// As `write`, one decoded `RecordBatch` after the other, with the records on which the plan fails set aside.
 async fn write_in_steps(
-    mut isolator: Isolator,
-    mut rows: Receiver<Result<RecordBatch>>,
+    isolators: Vec<Isolator>,
+    rows: Vec<Rows>,
     output: &mut Output,
     work: &BatchWork<'_>,
     dead_letters: Sender<RecordBatch>,
-) -> Result<Outcome> {
+) -> Result<Written> {
     let mut writer = output.begin(work.batch, work.owner).await?;
-    let (mut count, mut bad) = (0, 0);
-    while let Some(decoded) = rows.recv().await {
-        let isolated = isolator.run(&decoded?, Good::Write(&mut writer)).await?;
-        count += isolated.rows;
-        bad += isolated.bad;
-        if let Some(letters) = isolated.dead_letters
-            && dead_letters.send(letters).await.is_err()
-        {
-            return Err(Error::internal("the dead letters' writer ended before the batch"));
+    let mut written = Written { files: Vec::new(), rows: 0, bad: Vec::new() };
+    for (source, (mut isolator, mut rows)) in isolators.into_iter().zip(rows).enumerate() {
+        let mut bad = 0;
+        while let Some(decoded) = rows.recv().await {
+            let isolated = isolator.run(source, &decoded?, Good::Write(&mut writer)).await?;
+            written.rows += isolated.rows;
+            bad += isolated.bad;
+            if let Some(letters) = isolated.dead_letters
+                && dead_letters.send(letters).await.is_err()
+            {
+                return Err(Error::internal("the dead letters' writer ended before the batch"));
+            }
         }
+        written.bad.push(bad);
     }
-    Ok(Outcome::Written(Written { files: writer.finish().await?, rows: count, bad }))
+    written.files = writer.finish().await?;
+    Ok(written)
 }
 
 /// Writes what comes through the queue until its last sender is gone.

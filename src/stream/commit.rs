@@ -8,8 +8,9 @@ use crate::{
     checkpoint::{Checkpoint, Ledger, Prepared},
     error::{Error, ErrorKind, Result},
     fault::crash_point,
+    query::FilesVersion,
     sink::{StagedFile, spark_log::SinkFile},
-    source::Offsets,
+    source::{Offsets, offsets::to_lines},
     store::{Staged, Store},
 };
 
@@ -33,7 +34,7 @@ pub fn is_left_over(owner: &str, query_id: &str, batch: u64) -> bool {
 #[derive(Debug, Clone, Default)]
 pub struct Totals {
     pub ledger: Ledger,
-    pub counted_from: Offsets,
+    pub counted_from: Vec<Offsets>,
     /// Where dead letters of earlier batches may lie: `deadLetterPath` may change.
     pub dead_letter_urls: Vec<String>,
 }
@@ -61,7 +62,12 @@ impl Committer<'_> {
     ///
     /// # Errors
     /// `Conflict` if another instance fixed it first; the store's.
-    pub async fn prepare(&mut self, batch: u64, result: BatchResult, before: &Totals) -> Result<Prepared> {
+    pub async fn prepare(
+        &mut self,
+        batch: u64,
+        (result, static_tables): (BatchResult, Vec<FilesVersion>),
+        before: &Totals,
+    ) -> Result<Prepared> {
         let mut totals = before.ledger;
         totals += result.ledger;
         let prepared = Prepared {
@@ -76,7 +82,8 @@ impl Committer<'_> {
             earlier_dead_letter_urls: before.earlier_urls(self.dead_letter_store.url()),
             ledger: result.ledger,
             totals,
-            counted_from: before.counted_from.to_string(),
+            counted_from: to_lines(&before.counted_from),
+            static_tables,
         };
         match self.output {
             // The rows and the marker become visible together; after that the batch can only be rolled forward.
@@ -181,7 +188,7 @@ pub fn from_marker(batch: u64, text: &str, before: &Totals) -> Result<Prepared> 
     let mut prepared =
         Prepared::parse(text).map_err(|error| error.context("the marker of the last Kafka transaction"))?;
     if prepared.batch_id == batch {
-        prepared.counted_from = before.counted_from.to_string();
+        prepared.counted_from = to_lines(&before.counted_from);
         prepared.earlier_dead_letter_urls = before.earlier_urls(&prepared.dead_letter_url);
         return Ok(prepared);
     }
@@ -199,8 +206,11 @@ mod tests {
     fn a_marker_fits_kafka_however_many_partitions_there_are() {
         let mut counted_from = Offsets::default();
         (0..1000).for_each(|partition| counted_from.set("a topic with a long name", partition, i64::MAX));
-        let before =
-            Totals { counted_from, dead_letter_urls: vec!["hdfs://old/place".repeat(300)], ..Totals::default() };
+        let before = Totals {
+            counted_from: vec![counted_from],
+            dead_letter_urls: vec!["hdfs://old/place".repeat(300)],
+            ..Totals::default()
+        };
         let url = format!("hdfs://namenode.example.org:8020/{}", "directory/".repeat(20));
         let path = format!("part-00000-{}-c000.snappy.parquet", uuid::Uuid::nil());
         let hidden = crate::store::Hidden::File { path: format!(".{path}.{}.tmp", uuid::Uuid::nil()) };
@@ -219,7 +229,8 @@ mod tests {
             dead_letter_url: url,
             ledger: full,
             totals: full,
-            counted_from: before.counted_from.to_string(),
+            counted_from: to_lines(&before.counted_from),
+            static_tables: Vec::new(),
         };
         assert!(prepared.to_text().unwrap().len() > 4096);
         let text = marker(&prepared).unwrap();

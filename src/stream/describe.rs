@@ -5,9 +5,9 @@ use std::{fmt::Write as _, time::Duration};
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 
 use super::{
+    inputs::{Inputs, per_source},
     output::{self, Output, checkpoint_location, late_path},
     plan::QueryPlan,
-    query::single,
     windowed::Watermarks,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     decode::RecordDecoder,
     error::{Error, Result},
     event_time::NO_WATERMARK_MS,
-    source::KafkaSource,
+    query::FilesVersion,
     state::Labels,
     store::Store,
     window::duration,
@@ -91,13 +91,13 @@ fn spark_type(data_type: &DataType) -> String {
 async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option<&str>) -> Result<String> {
     let plan = QueryPlan::new(job, insert).await?;
     let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
-    let Connector::Kafka(table) = &plan.source.connector else {
-        return Err(Error::internal("the source is no Kafka table"));
-    };
-    plan.source.check_stream()?;
-    let projection = plan.batch(clock::now_ms()).await?.projection;
-    RecordDecoder::new(&plan.source.columns, &projection, &table.decode)?;
-    let source = KafkaSource::open(table).await?;
+    let mut decoded = Vec::new();
+    for (source, reads) in plan.sources.iter().zip(plan.batch(clock::now_ms()).await?.reads) {
+        RecordDecoder::new(&source.table.columns, &reads.projection, &source.kafka()?.decode)?;
+        let names = reads.projection.iter().map(|index| source.table.columns[*index].name.as_str());
+        decoded.push(names.collect::<Vec<_>>().join(", "));
+    }
+    let inputs = Inputs::open(&plan).await?;
     let mut stands = "new: starts at startingOffsets".to_owned();
     let mut start = None;
     if let Some(location) = checkpoint_location {
@@ -113,32 +113,38 @@ async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option
         let decision = decide(&facts).map_err(|error| error.context(format!("checkpoint {location}")))?;
         if let Some(output) = output_name {
             let fingerprint =
-                output::fingerprint(source.description(), &output, &plan, &insert.select.mask(insert.select.sql()))?;
+                output::fingerprint(&inputs.description(), &output, &plan, &insert.select.mask(insert.select.sql()))?;
             checkpoint.compare_fingerprint(u64::MAX, &fingerprint).await?;
         }
         if let Some(&latest) = facts.offsets.last() {
-            start = Some(single(checkpoint.offsets(latest).await?.ends)?);
+            start = Some(per_source(checkpoint.offsets(latest).await?.ends, inputs.count())?);
             stands = format!("{decision:?}");
         }
     }
-    let start = match start {
-        Some(start) => start,
-        None => source.starting_offsets().await?,
-    };
-    let waiting = start.count_to(&source.latest_offsets().await?);
-    let decoded: Vec<&str> = projection.iter().map(|index| plan.source.columns[*index].name.as_str()).collect();
+    let latest = inputs.latest_offsets().await?;
+    let mut sources = String::new();
+    for (index, (input, source)) in inputs.iter().zip(&plan.sources).enumerate() {
+        let waiting = match (start.as_ref().and_then(|start| start.get(index)), latest.get(index)) {
+            (Some(start), Some(latest)) => start.count_to(latest),
+            (None, Some(latest)) => input.starting_offsets().await?.count_to(latest),
+            _ => 0,
+        };
+        let (description, decoded) = (&input.description, decoded.get(index).map_or("", String::as_str));
+        let _ = writeln!(sources, "source {description} ({waiting} records waiting), decodes {decoded}");
+        sources.push_str(&print_schema(&source.table.schema()));
+    }
+    for version in plan.refresh().await? {
+        let FilesVersion { table, files, bytes, .. } = version;
+        let _ = writeln!(sources, "joins {table}: {files} files, {bytes} bytes, looked at again before each batch");
+    }
     let windows = match plan.windowed {
         true => describe_windows(&plan, &late_path(sink, checkpoint_location.unwrap_or("the checkpoint"))).await?,
         false => String::new(),
     };
     Ok(format!(
-        "query {}.{}\nsource {} ({waiting} records waiting), decodes {}\n{}sink {}\n{}plan\n{}\n{windows}\
-         checkpoint {} ({stands})\n",
+        "query {}.{}\n{sources}sink {}\n{}plan\n{}\n{windows}checkpoint {} ({stands})\n",
         job.name,
         insert.target,
-        source.description(),
-        decoded.join(", "),
-        print_schema(&plan.source.schema()),
         insert.target,
         print_schema(plan.schema()),
         plan.display()?,
@@ -148,10 +154,19 @@ async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option
 
 /// Event time, and what each aggregate keeps.
 async fn describe_windows(plan: &QueryPlan, late_path: &str) -> Result<String> {
-    let mut text = match plan.event_time() {
-        Some(watermark) => describe_event_time(watermark, late_path),
-        None => String::new(),
-    };
+    let mut text = String::new();
+    for source in plan.sources.iter().filter(|_| plan.waits()) {
+        if let Some(watermark) = &source.table.watermark {
+            let of = if plan.sources.len() > 1 { format!(" of {}", source.table.name) } else { String::new() };
+            describe_watermark(&mut text, &of, watermark);
+        }
+    }
+    if plan.waits() {
+        if plan.sources.len() > 1 {
+            text.push_str("the query's watermark is that of the table that is furthest behind and not idle\n");
+        }
+        let _ = writeln!(text, "  late rows go to {late_path}");
+    }
     let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
     let planned = plan.windowed(clock::now_ms(), (nothing, i64::MAX), None).await?.planned;
     for (at, operator) in planned.operators.iter().enumerate() {
@@ -187,18 +202,19 @@ async fn describe_windows(plan: &QueryPlan, late_path: &str) -> Result<String> {
     Ok(text)
 }
 
-fn describe_event_time(watermark: &Watermark, late_path: &str) -> String {
+fn describe_watermark(text: &mut String, of: &str, watermark: &Watermark) {
     let Watermark { column, delay_us, idle_timeout, advances_when_idle, max_future_skew, .. } = watermark;
     let length = |length: &Duration| duration(i64::try_from(length.as_micros()).unwrap_or(i64::MAX));
     let idle = if *advances_when_idle { "goes on with the wall clock" } else { "stays" };
-    format!(
-        "event time {column}\n  the watermark is {} behind the newest event of the slowest partition\n  \
+    let _ = write!(
+        text,
+        "event time{of} {column}\n  the watermark is {} behind the newest event of the slowest partition\n  \
          a partition is idle after {} without events (idleTimeout); when all are, the watermark {idle} (idleWatermark)\n  \
-         events more than {} in the future are set aside (maxFutureSkew)\n  late rows go to {late_path}\n",
+         events more than {} in the future are set aside (maxFutureSkew)\n",
         duration(*delay_us),
         length(idle_timeout),
         length(max_future_skew),
-    )
+    );
 }
 
 #[cfg(test)]

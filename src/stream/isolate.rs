@@ -14,8 +14,7 @@ use arrow::{
     error::ArrowError,
 };
 use datafusion::error::DataFusionError;
-use futures::StreamExt;
-use tokio::sync::mpsc::channel;
+use futures::{StreamExt, stream::select_all};
 
 use super::{output::BatchWriter, plan::BatchPlan};
 use crate::{
@@ -83,12 +82,13 @@ impl Isolator {
         Ok(Self { plan: plan.renewed()?, mode, runs: 0 })
     }
 
-    /// Runs the plan over `decoded`, which has the columns that `columns` says.
+    /// Runs the plan over `decoded`, rows of source `source`, which have the columns that `columns` says.
     ///
     /// # Errors
     /// `BadRecord` at the first bad record in FAILFAST; the writer's; what of the plan's is no failure of a row.
-    pub async fn run(&mut self, decoded: &RecordBatch, mut good: Good<'_, '_>) -> Result<Isolated> {
-        let wanted: Vec<usize> = (0..self.plan.projection.len()).collect();
+    pub async fn run(&mut self, source: usize, decoded: &RecordBatch, mut good: Good<'_, '_>) -> Result<Isolated> {
+        let columns = self.plan.reads.get(source).map_or(0, |reads| reads.projection.len());
+        let wanted: Vec<usize> = (0..columns).collect();
         let input = decoded.project(&wanted)?;
         let kept = decoded.columns().get(wanted.len()..).unwrap_or_default();
         let mut isolated = Isolated::default();
@@ -99,7 +99,7 @@ impl Isolator {
                 continue;
             }
             let place = || record_name(kept, step.start);
-            match self.step(&input, &step).await? {
+            match self.step((source, &input), &step).await? {
                 Step::Rows(batches) => match &mut good {
                     Good::Write(writer) => {
                         for rows in batches {
@@ -139,16 +139,15 @@ impl Isolator {
         Ok(isolated)
     }
 
-    async fn step(&mut self, input: &RecordBatch, rows: &Range<usize>) -> Result<Step> {
+    async fn step(&mut self, (source, input): (usize, &RecordBatch), rows: &Range<usize>) -> Result<Step> {
         if self.runs == RUNS_PER_PLAN_MAX {
             (self.plan, self.runs) = (self.plan.renewed()?, 0);
         }
         self.runs += 1;
-        let (sender, receiver) = channel(1);
-        let sent = sender.try_send(Ok(input.slice(rows.start, rows.len())));
-        sent.map_err(|error| Error::internal(format!("a step's rows were not taken: {error}")))?;
-        drop(sender);
-        let (mut stream, _unread) = self.plan.execute(receiver)?;
+        // The scans of the other sources have no rows.
+        let scans = self.plan.reads.get(source).ok_or_else(|| Error::internal("a source without scans"))?;
+        scans.put(&input.slice(rows.start, rows.len()))?;
+        let mut stream = select_all(self.plan.execute()?);
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while let Some(batch) = stream.next().await {
             match batch {

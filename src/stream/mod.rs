@@ -1,8 +1,9 @@
 //! The engine: plan, run and commit one micro-batch after another.
 //!
 //! `launch.rs` starts every INSERT of a job file as a `query.rs` of its own, `describe.rs` only checks them; `plan.rs`
-//! makes the bounded DataFusion plan, `stateless.rs` refuses what one batch alone cannot answer and `constant.rs` what
-//! fails for every record; `batch.rs` runs it
+//! makes the bounded DataFusion plan, over Kafka tables (`scan.rs`) and the stored files that it joins
+//! (`static_table.rs`, `join.rs`); `stateless.rs` refuses what one batch alone cannot answer and `constant.rs` what
+//! fails for every record; `inputs.rs` says what each table's part of a batch is, and `batch.rs` runs it
 //! (source -> decode -> plan -> output), and `isolate.rs` runs it again if an expression fails on some of the records; `output.rs` is where rows go; `commit.rs` makes them visible; `trigger.rs` says
 //! when; `progress.rs` and `window_progress.rs` tell the user, and `inspect` answers
 //! those who ask; `replay.rs` is where a query with late rows stands.
@@ -11,8 +12,10 @@ mod batch;
 mod commit;
 mod constant;
 mod describe;
+mod inputs;
 pub mod inspect;
 mod isolate;
+mod join;
 mod launch;
 mod output;
 mod plan;
@@ -20,7 +23,9 @@ mod progress;
 mod query;
 mod reader;
 mod replay;
+mod scan;
 mod stateless;
+mod static_table;
 mod trigger;
 mod window_progress;
 mod windowed;

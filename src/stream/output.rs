@@ -4,7 +4,7 @@ use std::io::Write;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
-use super::plan::QueryPlan;
+use super::plan::{QueryPlan, Source};
 use crate::{
     catalog::{Compression, Connector, FileFormat, FileTable, Insert, Job, Table},
     checkpoint::{Checkpoint, Fingerprint},
@@ -177,12 +177,19 @@ pub fn print(sink: &mut ConsoleSink) -> Result<()> {
 /// The dead-letter directory of a query: beside the output, or where `deadLetterPath` says.
 ///
 /// # Errors
-/// The store's.
-pub async fn dead_letters(sink: &Table, source: &Table, checkpoint: &Checkpoint) -> Result<(Store, FileSink)> {
-    let asked = match &source.connector {
-        Connector::Kafka(kafka) => kafka.dead_letter_path.clone(),
-        _ => None,
-    };
+/// `Invalid` if the sources name different ones; the store's.
+pub async fn dead_letters(sink: &Table, sources: &[Source], checkpoint: &Checkpoint) -> Result<(Store, FileSink)> {
+    let mut asked: Option<String> = None;
+    for source in sources {
+        match (&asked, &source.kafka()?.dead_letter_path) {
+            (Some(first), Some(path)) if first != path => {
+                return Err(Error::invalid(format!("the dead letters of one query go to '{first}' and to '{path}'"))
+                    .at(source.table.place_of("deadLetterPath"))
+                    .help("name one deadLetterPath, at the table that is written to or at one that is read"));
+            }
+            (_, path) => asked = asked.or_else(|| path.clone()),
+        }
+    }
     let path = match &sink.connector {
         Connector::File(file) => file
             .dead_letter_path
@@ -255,7 +262,7 @@ pub fn fingerprint(source: &str, output: &Output, plan: &QueryPlan, select: &str
     let column =
         |field: &std::sync::Arc<arrow::datatypes::Field>| (field.name().clone(), field.data_type().to_string());
     let state = if plan.windowed { plan.stages()?.signature() } else { Vec::new() };
-    let forgets = plan.event_time().is_some();
+    let forgets = plan.waits();
     Ok(Fingerprint {
         version: 1,
         source: source.to_owned(),

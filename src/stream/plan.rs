@@ -1,50 +1,47 @@
 //! An INSERT as a bounded DataFusion plan over one batch.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{collections::BTreeSet, sync::Arc};
 
-use arrow::{
-    array::RecordBatch,
-    datatypes::{DataType, SchemaRef, TimeUnit},
-};
-use async_trait::async_trait;
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use chrono::{DateTime, Utc};
 use datafusion::{
-    catalog::{Session, TableProvider},
-    common::Result as DataFusionResult,
+    common::tree_node::TreeNodeRecursion,
     execution::{SessionState, TaskContext},
-    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType, cast},
-    physical_plan::{
-        ExecutionPlan, SendableRecordBatchStream,
-        execution_plan::reset_plan_states,
-        stream::RecordBatchStreamAdapter,
-        streaming::{PartitionStream, StreamingTableExec},
-    },
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast},
+    physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream, execution_plan::reset_plan_states},
     prelude::SessionContext,
 };
-use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::mpsc::Sender;
 
 use super::{
-    constant, stateless,
+    constant, join,
+    scan::{StreamTable, TableScans, stream_table},
+    stateless,
+    static_table::{self, StaticTable},
     windowed::{self, LateRows, PlannedStages, Stages, Watermarks},
 };
 use crate::{
-    catalog::{Connector, Emit, Insert, Job, OutputMode, ParseMode, SqlText, Table, Watermark, locate_error},
-    error::{Error, Result},
+    catalog::{Connector, Emit, Insert, Job, OutputMode, ParseMode, SqlText, Table, locate_error, parse_statements},
+    error::{Error, ErrorKind, OUT_OF_MEMORY, Result},
+    event_time::QueryWatermark,
+    query::{FilesVersion, StoredTable},
     session::{SessionLimits, plan_sql, session},
 };
 
 /// What a plan's operators may hold in memory.
 const PLAN_MEMORY_BYTES: usize = 64 << 20;
+/// The same for a query that joins stored files, whose rows stay in memory while a batch runs.
+const JOIN_MEMORY_BYTES: usize = 192 << 20;
 
 /// The plan of one INSERT.
 pub struct QueryPlan {
     context: SessionContext,
     logical: LogicalPlan,
     schema: SchemaRef,
-    /// The Kafka table that it reads.
-    pub source: Table,
-    input: Arc<BatchInput>,
-    /// It aggregates, so it needs state.
+    /// The Kafka tables that it reads, in the order of its text.
+    pub sources: Vec<Source>,
+    statics: Vec<Arc<StaticTable>>,
+    /// It aggregates, or looks at earlier rows, so it needs state.
     pub windowed: bool,
     /// Which rows it writes.
     pub emit: Emit,
@@ -52,78 +49,101 @@ pub struct QueryPlan {
     waits: bool,
 }
 
+/// The Kafka tables that a query may read.
+type Streams<'a> = Vec<(&'a Table, Arc<StreamTable>)>;
+
+/// A Kafka table that a query reads.
+#[derive(Debug)]
+pub struct Source {
+    pub table: Table,
+    stream: Arc<StreamTable>,
+}
+
 impl std::fmt::Debug for QueryPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("QueryPlan")
-            .field("source", &self.source.name)
-            .field("schema", &self.schema)
-            .finish_non_exhaustive()
+        let sources: Vec<&str> = self.sources.iter().map(|source| source.table.name.as_str()).collect();
+        f.debug_struct("QueryPlan").field("sources", &sources).field("schema", &self.schema).finish_non_exhaustive()
     }
-}
-
-/// Where a plan's leaf finds the rows of the current batch, and where it says which columns it wants.
-#[derive(Debug)]
-struct BatchInput {
-    slot: Mutex<Slot>,
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    projection: Option<Vec<usize>>,
-    rows: Option<Receiver<Result<RecordBatch>>>,
 }
 
 /// One batch's physical plan.
 #[derive(Debug)]
 pub struct BatchPlan {
-    physical: Arc<dyn ExecutionPlan>,
+    /// Mostly one. Of a query with windows those over the records: what becomes of their rows is not of interest.
+    physical: Vec<Arc<dyn ExecutionPlan>>,
     task: Arc<TaskContext>,
-    /// Indices into the source's columns, ascending: what must be decoded.
-    pub projection: Vec<usize>,
-    input: Arc<BatchInput>,
+    /// What it reads of each source.
+    pub reads: Vec<TableScans>,
 }
 
 impl QueryPlan {
     /// Plans `insert` over the tables and views of `job`.
     ///
     /// # Errors
-    /// `Invalid`, at its place, for SQL that does not plan; `Unsupported` for what one batch alone cannot answer.
+    /// `Invalid`, at its place, for SQL that does not plan; `Unsupported` for what one batch alone cannot answer;
+    /// `NotFound` for a file table without files.
     pub async fn new(job: &Job, insert: &Insert) -> Result<Self> {
-        let context = session(SessionLimits { memory_bytes: PLAN_MEMORY_BYTES, partitions: 1 })?;
+        let (read, views) = tables_read(job, insert)?;
+        let files = || job.tables.iter().filter(|table| read.contains(&table.name) && is_file(table));
+        let memory_bytes = if files().next().is_some() { JOIN_MEMORY_BYTES } else { PLAN_MEMORY_BYTES };
+        let context = session(SessionLimits { memory_bytes, partitions: 1 })?;
         // It makes two aggregates of a DISTINCT one, and the state of the first would be rows.
         context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
-        let mut inputs = Vec::new();
+        context.add_optimizer_rule(Arc::new(join::StoredSideFirst));
+        let mut streams = Vec::new();
         for table in &job.tables {
             if let Connector::Kafka(kafka) = &table.connector
                 && kafka.subscription.is_some()
             {
-                let input = Arc::new(BatchInput { slot: Mutex::default() });
-                let provider = StreamTable { schema: table.schema(), input: Arc::clone(&input) };
-                context.register_table(quoted(&table.name), Arc::new(provider))?;
-                inputs.push((table, input));
+                let stream = Arc::new(StreamTable::new(table.schema()));
+                context.register_table(quoted(&table.name), Arc::clone(&stream) as _)?;
+                streams.push((table, stream));
             }
         }
-        for view in &job.views {
+        let mut statics = Vec::new();
+        for table in files() {
+            let Connector::File(file) = &table.connector else { continue };
+            let stored = StoredTable::open(&context.state(), job, table, file).await?;
+            let table_of_files = Arc::new(StaticTable::new(stored));
+            context.register_table(quoted(&table.name), Arc::clone(&table_of_files) as _)?;
+            statics.push(table_of_files);
+        }
+        for view in job.views.iter().filter(|view| views.contains(&view.name)) {
             let plan = plan_select(&context, &view.select).await?;
             let provider = datafusion::datasource::view::ViewTable::new(plan, None);
             context.register_table(quoted(&view.name), Arc::new(provider))?;
         }
         let logical = plan_select(&context, &insert.select).await?;
+        Self::checked(context, logical, (streams, statics), (job, insert))
+            .map_err(|error| error.at(insert.place.clone()))
+    }
+
+    fn checked(
+        context: SessionContext,
+        logical: LogicalPlan,
+        (streams, statics): (Streams<'_>, Vec<Arc<StaticTable>>),
+        (job, insert): (&Job, &Insert),
+    ) -> Result<Self> {
         // First: an optimizer that folds the constant would say less.
-        constant::check(&context.state(), &logical).map_err(|error| error.at(insert.place.clone()))?;
+        constant::check(&context.state(), &logical)?;
+        let optimized = context.state().optimize(&logical)?;
         let emit = job.emit(insert)?;
-        let (source, windowed) = source(&context, &logical, emit).map_err(|error| error.at(insert.place.clone()))?;
-        let found = inputs.into_iter().find(|(table, _)| table.name.eq_ignore_ascii_case(&source));
-        let (table, input) = found.ok_or_else(|| {
-            Error::unsupported(format!("the INSERT reads {source:?}, which is no Kafka table"))
-                .at(insert.place.clone())
-                .help("a stream reads one Kafka table; use `tidemill query` for stored files")
-        })?;
-        let logical = normalise(logical).map_err(|error| error.at(insert.place.clone()))?;
+        let windowed = windowed::needs_state(&optimized, emit.mode)?;
+        if !windowed {
+            stateless::check(&logical)?;
+            stateless::check_emit(emit)?;
+        }
+        join::check(&optimized, windowed)?;
+        let sources = sources(&logical, streams)?;
+        let logical = normalise(logical)?;
         let schema = Arc::clone(logical.schema().inner());
         let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
         windowed::check_fields(&schema, sink)?;
-        if windowed && table.watermark.is_none() && emit.mode == OutputMode::Append {
+        let without = sources.iter().find(|source| source.table.watermark.is_none());
+        if windowed
+            && emit.mode == OutputMode::Append
+            && let Some(Source { table, .. }) = without
+        {
             return Err(Error::invalid(format!(
                 "the table {} has no WATERMARK, so nobody knows when a window, or what a row looks back to, is complete",
                 table.name
@@ -131,17 +151,18 @@ impl QueryPlan {
             .at(table.place.clone())
             .help("declare it among the columns: WATERMARK FOR ts AS ts - INTERVAL '10' SECOND"));
         }
-        let mut waits = windowed && table.watermark.is_some() && emit.mode != OutputMode::Complete;
+        let mut waits = windowed && without.is_none() && emit.mode != OutputMode::Complete;
+        let optimized = context.state().optimize(&logical)?;
         if windowed {
-            let stages = windowed::split(context.state().optimize(&logical)?, emit, waits).and_then(|stages| {
-                windowed::check(&stages)?;
-                windowed::check_sink(&stages, sink)?;
-                Ok(stages)
-            });
-            let stages = stages.map_err(|error| error.at(insert.place.clone()))?;
+            let stages = windowed::split(optimized.clone(), emit, waits)?;
+            windowed::check(&stages)?;
+            windowed::check_sink(&stages, sink)?;
             waits &= stages.operators.iter().any(|operator| operator.spec.is_some());
         }
-        Ok(Self { context, logical, schema, source: table.clone(), input, windowed, emit, waits })
+        for table in &statics {
+            table.plan(&optimized)?;
+        }
+        Ok(Self { context, logical, schema, sources, statics, windowed, emit, waits })
     }
 
     /// The schema of the rows that it gives.
@@ -157,17 +178,44 @@ impl QueryPlan {
         Ok(self.context.state().optimize(&self.logical)?.display_indent().to_string())
     }
 
+    /// Looks at the stored files that the next batch joins, and returns which they are.
+    ///
+    /// # Errors
+    /// `NotFound`, naming the table; what reading them gives.
+    pub async fn refresh(&self) -> Result<Vec<FilesVersion>> {
+        static_table::refresh(&self.statics, &self.context.state()).await
+    }
+
+    /// Says what to do about `error`, if the stored files that are joined are the reason.
+    pub fn explained(&self, error: Error) -> Error {
+        let is_memory = error.kind() == ErrorKind::Internal && error.message().contains(OUT_OF_MEMORY);
+        if !is_memory || self.statics.is_empty() {
+            return error;
+        }
+        let mib = JOIN_MEMORY_BYTES >> 20;
+        error.help(format!(
+            "the rows of stored files that are joined must fit into {mib} MiB: join a subquery with the \
+                            columns and rows that are needed"
+        ))
+    }
+
+    /// Refuses a batch whose stored files have changed under it.
+    ///
+    /// # Errors
+    /// `Unavailable`; as `refresh`.
+    pub async fn check_unchanged(&self) -> Result<()> {
+        static_table::check_unchanged(&self.statics).await
+    }
+
     /// The physical plan of a batch in which `now()` is `timestamp_ms`.
     ///
     /// # Errors
     /// `Invalid` for a plan that fails when it is made (a constant expression that overflows, say).
     pub async fn batch(&self, timestamp_ms: i64) -> Result<BatchPlan> {
-        self.input.lock().projection = None;
+        self.take_scans();
         let state = self.state_at(timestamp_ms);
         let physical = state.create_physical_plan(&self.logical).await?;
-        // A plan that is empty by its text (WHERE false) never asks; its records are consumed and filtered.
-        let projection = self.input.lock().projection.take().unwrap_or_default();
-        Ok(BatchPlan { physical, task: state.task_ctx(), projection, input: Arc::clone(&self.input) })
+        Ok(BatchPlan { physical: vec![physical], task: state.task_ctx(), reads: self.take_scans() })
     }
 
     /// The physical plans of a batch of a query with windows.
@@ -178,14 +226,17 @@ impl QueryPlan {
         &self,
         timestamp_ms: i64,
         (watermarks, future_us): (Watermarks, i64),
-        late: Option<Sender<RecordBatch>>,
+        late: Option<Sender<arrow::array::RecordBatch>>,
     ) -> Result<WindowedPlan> {
-        self.input.lock().projection = None;
+        self.take_scans();
         let state = self.state_at(timestamp_ms);
         let stages = windowed::split(state.optimize(&self.logical)?, self.emit, self.waits)?;
         let planned = windowed::plan(&stages, &state, (watermarks, future_us), LateRows::new(late)).await?;
-        let projection = self.input.lock().projection.take().unwrap_or_default();
-        Ok(WindowedPlan { planned, projection, input: Arc::clone(&self.input) })
+        Ok(WindowedPlan { planned, reads: self.take_scans() })
+    }
+
+    fn take_scans(&self) -> Vec<TableScans> {
+        self.sources.iter().map(|source| source.stream.take_scans()).collect()
     }
 
     /// The parts of a plan with windows.
@@ -197,9 +248,15 @@ impl QueryPlan {
         windowed::split(self.state_at(0).optimize(&self.logical)?, self.emit, self.waits)
     }
 
-    /// What the table says of event time, if windows wait for it: then they are forgotten when it has passed.
-    pub fn event_time(&self) -> Option<&Watermark> {
-        self.source.watermark.as_ref().filter(|_| self.waits)
+    /// Do its windows wait for a watermark? Then they are forgotten when it has passed.
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// The watermark of a query with state, before the first event.
+    pub fn watermark(&self) -> QueryWatermark {
+        let policies = self.sources.iter().map(|source| source.table.watermark.clone().filter(|_| self.waits));
+        QueryWatermark::new(policies.collect())
     }
 
     /// A warning, if the state grows for ever.
@@ -218,17 +275,6 @@ impl QueryPlan {
         Ok(Some(format!("output mode {mode} {why}: nothing is forgotten, and the state grows with each new group")))
     }
 
-    /// What becomes of records that cannot be used.
-    ///
-    /// # Errors
-    /// `Internal`: a defect.
-    pub fn parse_mode(&self) -> Result<ParseMode> {
-        match &self.source.connector {
-            Connector::Kafka(kafka) => Ok(kafka.decode.mode),
-            _ => Err(Error::internal("the source is no Kafka table")),
-        }
-    }
-
     fn state_at(&self, timestamp_ms: i64) -> SessionState {
         let mut state = self.context.state();
         if let Some(time) = DateTime::<Utc>::from_timestamp_millis(timestamp_ms) {
@@ -239,31 +285,45 @@ impl QueryPlan {
     }
 }
 
+impl Source {
+    /// What becomes of records that cannot be used.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn parse_mode(&self) -> Result<ParseMode> {
+        Ok(self.kafka()?.decode.mode)
+    }
+
+    /// The table's options.
+    ///
+    /// # Errors
+    /// `Internal`: a defect.
+    pub fn kafka(&self) -> Result<&crate::catalog::KafkaTable> {
+        match &self.table.connector {
+            Connector::Kafka(kafka) => Ok(kafka),
+            _ => Err(Error::internal("the source is no Kafka table")),
+        }
+    }
+}
+
 impl BatchPlan {
     /// The same plan without the metrics of its runs so far, which add up with each.
     ///
     /// # Errors
     /// DataFusion's.
     pub fn renewed(&self) -> Result<Self> {
-        let physical = reset_plan_states(Arc::clone(&self.physical))?;
-        let (task, input) = (Arc::clone(&self.task), Arc::clone(&self.input));
-        Ok(Self { physical, task, projection: self.projection.clone(), input })
+        let renewed = self.physical.iter().map(|physical| reset_plan_states(Arc::clone(physical)));
+        let physical = renewed.collect::<Result<_, _>>()?;
+        Ok(Self { physical, task: Arc::clone(&self.task), reads: self.reads.clone() })
     }
 
-    /// Starts the plan over the rows that come through `rows`. The second value gives `rows` back if the plan never
-    /// reads them.
+    /// Starts the plan, over the rows that its scans were given.
     ///
     /// # Errors
     /// DataFusion's.
-    pub fn execute(
-        &self,
-        rows: Receiver<Result<RecordBatch>>,
-    ) -> Result<(SendableRecordBatchStream, Option<Receiver<Result<RecordBatch>>>)> {
-        self.input.lock().rows = Some(rows);
-        let stream = datafusion::physical_plan::execute_stream(Arc::clone(&self.physical), Arc::clone(&self.task));
-        // Taken also after an error: a receiver that stayed here would block the reading thread for ever.
-        let unread = self.input.lock().rows.take();
-        Ok((stream?, unread))
+    pub fn execute(&self) -> Result<Vec<SendableRecordBatchStream>> {
+        let start = |physical: &Arc<dyn ExecutionPlan>| execute_stream(Arc::clone(physical), Arc::clone(&self.task));
+        Ok(self.physical.iter().map(start).collect::<Result<_, _>>()?)
     }
 }
 
@@ -271,43 +331,83 @@ impl BatchPlan {
 #[derive(Debug)]
 pub struct WindowedPlan {
     pub planned: PlannedStages,
-    /// As `BatchPlan::projection`.
-    pub projection: Vec<usize>,
-    input: Arc<BatchInput>,
+    /// As `BatchPlan::reads`.
+    pub reads: Vec<TableScans>,
 }
 
 impl WindowedPlan {
-    /// The first aggregate will read `rows`.
-    pub fn feed(&self, rows: Receiver<Result<RecordBatch>>) {
-        self.input.lock().rows = Some(rows);
-    }
-
     /// What runs over the records, as a plan of its own: to find those on which it fails.
-    pub fn over_records(&self) -> Option<BatchPlan> {
-        let (physical, task) = self.planned.over_records()?;
-        Some(BatchPlan { physical, task, projection: self.projection.clone(), input: Arc::clone(&self.input) })
-    }
-
-    /// Gives the rows back if no plan has read them.
-    pub fn unread(&self) -> Option<Receiver<Result<RecordBatch>>> {
-        self.input.lock().rows.take()
+    pub fn over_records(&self) -> BatchPlan {
+        let (physical, task) = self.planned.over_records();
+        BatchPlan { physical, task, reads: self.reads.clone() }
     }
 }
 
-/// The one table that the plan reads, and whether it needs state.
-fn source(context: &SessionContext, logical: &LogicalPlan, emit: Emit) -> Result<(String, bool)> {
-    let optimized = context.state().optimize(logical)?;
-    if !windowed::needs_state(&optimized, emit.mode)? {
-        let source = stateless::streaming_source(logical)?;
-        stateless::check_emit(emit)?;
-        return Ok((source, false));
-    }
-    Ok((stateless::one_table(logical)?, true))
+fn is_file(table: &Table) -> bool {
+    matches!(table.connector, Connector::File(_))
 }
 
-impl BatchInput {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+/// The tables that the INSERT reads, also through views; and the views that can be planned with them: those that it uses,
+/// and those that read no other files.
+fn tables_read(job: &Job, insert: &Insert) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
+    let mut of_views: Vec<(&str, BTreeSet<String>, BTreeSet<String>)> = Vec::new();
+    let read = |select: &SqlText, before: &[(&str, BTreeSet<String>, BTreeSet<String>)]| {
+        let (mut tables, mut views) = (BTreeSet::new(), BTreeSet::new());
+        for name in names(select)? {
+            tables.extend(job.table(&name).map(|table| table.name.clone()));
+            if let Some((view, below, used)) = before.iter().find(|(view, ..)| view.eq_ignore_ascii_case(&name)) {
+                tables.extend(below.iter().cloned());
+                views.extend(used.iter().cloned().chain([(*view).to_owned()]));
+            }
+        }
+        Ok::<_, Error>((tables, views))
+    };
+    for view in &job.views {
+        let (tables, views) = read(&view.select, &of_views)?;
+        of_views.push((&view.name, tables, views));
+    }
+    let (tables, mut views) = read(&insert.select, &of_views)?;
+    let is_there = |name: &String| tables.contains(name) || !job.table(name).is_some_and(is_file);
+    let planned = of_views.iter().filter(|(_, below, _)| below.iter().all(is_there));
+    views.extend(planned.map(|(view, ..)| (*view).to_owned()));
+    Ok((tables, views))
+}
+
+fn names(select: &SqlText) -> Result<Vec<String>> {
+    let located = |error| locate_error(error, select);
+    let statements = parse_statements(select.sql()).map_err(located)?;
+    let mut names = Vec::new();
+    for statement in &statements {
+        let (tables, _) = datafusion::sql::resolve::resolve_table_references(statement, true).map_err(located)?;
+        names.extend(tables.iter().map(|table| table.table().to_owned()));
+    }
+    Ok(names)
+}
+
+/// The Kafka tables that the plan reads, in order.
+fn sources(logical: &LogicalPlan, mut streams: Streams<'_>) -> Result<Vec<Source>> {
+    let (mut sources, mut stored) = (Vec::new(), None);
+    logical.apply_with_subqueries(|node| {
+        if let Some(provider) = stream_table(node) {
+            let is_it = |(_, stream): &(&Table, Arc<StreamTable>)| {
+                provider.downcast_ref::<StreamTable>().is_some_and(|found| std::ptr::eq(found, stream.as_ref()))
+            };
+            if let Some(at) = streams.iter().position(is_it) {
+                let (table, stream) = streams.remove(at);
+                sources.push(Source { table: table.clone(), stream });
+            }
+        } else if let LogicalPlan::TableScan(scan) = node {
+            stored = Some(scan.table_name.table().to_owned());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match (sources.is_empty(), stored) {
+        (false, _) => Ok(sources),
+        (true, Some(stored)) => Err(Error::unsupported(format!("the INSERT reads {stored:?}, and no Kafka table"))
+            .help("a stream reads a Kafka table; use `tidemill query` for stored files")),
+        (true, None) => {
+            Err(Error::invalid("the INSERT reads no table").help("SELECT from a Kafka table of this job file"))
+        }
     }
 }
 
@@ -319,60 +419,6 @@ async fn plan_select(context: &SessionContext, select: &SqlText) -> Result<Logic
 /// The name as SQL identifiers are compared: DataFusion folds what is not quoted to lower case.
 fn quoted(name: &str) -> datafusion::common::TableReference {
     datafusion::common::TableReference::bare(name.to_owned())
-}
-
-/// A Kafka table inside a plan.
-#[derive(Debug)]
-struct StreamTable {
-    schema: SchemaRef,
-    input: Arc<BatchInput>,
-}
-
-#[async_trait]
-impl TableProvider for StreamTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let schema = Arc::new(self.schema.project(&projection)?);
-        self.input.lock().projection = Some(projection);
-        let partition = StreamPartition { schema: Arc::clone(&schema), input: Arc::clone(&self.input) };
-        Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, [], false, None)?))
-    }
-}
-
-#[derive(Debug)]
-struct StreamPartition {
-    schema: SchemaRef,
-    input: Arc<BatchInput>,
-}
-
-impl PartitionStream for StreamPartition {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let rows = self.input.lock().rows.take();
-        let stream = futures::stream::unfold(rows, |rows| async move {
-            let mut rows = rows?;
-            let batch = rows.recv().await?;
-            Some((batch.map_err(Into::into), Some(rows)))
-        });
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream))
-    }
 }
 
 /// Casts the output to the types that files hold: no views or dictionaries, timestamps in microseconds.

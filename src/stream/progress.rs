@@ -17,6 +17,7 @@ use crate::{
     checkpoint::{Ledger, Prepared},
     clock::{self, Stopwatch},
     error::{Error, ErrorKind, Result},
+    query::FilesVersion,
     source::Offsets,
 };
 
@@ -50,12 +51,17 @@ pub struct QueryProgress {
     pub batch_id: u64,
     pub start_ms: i64,
     pub durations: BatchDurations,
-    pub source: String,
+    /// Of each source, as the offsets and counts below.
+    pub sources: Vec<String>,
     pub sink: String,
-    pub start: Offsets,
-    pub end: Offsets,
+    pub starts: Vec<Offsets>,
+    pub ends: Vec<Offsets>,
     /// The newest offsets in Kafka when the batch was made.
-    pub latest: Offsets,
+    pub latest: Vec<Offsets>,
+    /// Records.
+    pub consumed: Vec<u64>,
+    /// The stored files that the batch joined.
+    pub static_tables: Vec<FilesVersion>,
     pub ledger: Ledger,
     pub totals: Ledger,
     pub files: usize,
@@ -65,7 +71,7 @@ pub struct QueryProgress {
 
 impl QueryProgress {
     /// Starts with the trigger.
-    pub fn begin(id: &str, run_id: &str, name: &str, source: &str, sink: &str) -> Self {
+    pub fn begin(id: &str, run_id: &str, name: &str, sources: Vec<String>, sink: &str) -> Self {
         Self {
             id: id.to_owned(),
             run_id: run_id.to_owned(),
@@ -73,11 +79,13 @@ impl QueryProgress {
             batch_id: 0,
             start_ms: clock::now_ms(),
             durations: BatchDurations::default(),
-            source: source.to_owned(),
+            sources,
             sink: sink.to_owned(),
-            start: Offsets::default(),
-            end: Offsets::default(),
-            latest: Offsets::default(),
+            starts: Vec::new(),
+            ends: Vec::new(),
+            latest: Vec::new(),
+            consumed: Vec::new(),
+            static_tables: Vec::new(),
             ledger: Ledger::default(),
             totals: Ledger::default(),
             files: 0,
@@ -86,10 +94,11 @@ impl QueryProgress {
     }
 
     /// Adds what the batch did.
-    pub fn finish(&mut self, batch: u64, start: Offsets, end: Offsets, prepared: &Prepared) {
+    pub fn finish(&mut self, batch: u64, starts: Vec<Offsets>, ends: Vec<Offsets>, prepared: &Prepared) {
         self.batch_id = batch;
-        self.start = start;
-        self.end = end;
+        self.starts = starts;
+        self.ends = ends;
+        self.static_tables.clone_from(&prepared.static_tables);
         self.ledger = prepared.ledger;
         self.totals = prepared.totals;
         self.files = prepared.files.len();
@@ -97,26 +106,23 @@ impl QueryProgress {
 
     /// Rows per second of this batch's duration.
     pub fn rows_per_second(&self) -> f64 {
-        let seconds = self.durations.trigger_execution.max(1) as f64 / 1000.0;
-        (self.ledger.consumed as f64 / seconds * 10.0).round() / 10.0
+        self.rate(self.ledger.consumed)
     }
 
-    /// Offsets between the end of the batch and the end of the topic.
+    fn rate(&self, rows: u64) -> f64 {
+        per_second(rows, self.durations.trigger_execution)
+    }
+
+    /// Offsets between the end of the batch and the end of the topics.
     pub fn behind(&self) -> u64 {
-        self.end.behind(&self.latest).iter().sum()
+        self.ends.iter().zip(&self.latest).flat_map(|(end, latest)| end.behind(latest)).sum()
     }
 
     /// Spark's JSON, with the ledger beside it. `since_last_ms`: from the trigger before to this one.
     pub fn to_json(&self, since_last_ms: Option<i64>) -> Value {
-        let offsets = |offsets: &Offsets| serde_json::from_str::<Value>(&offsets.to_string()).unwrap_or(Value::Null);
-        let input_rate = since_last_ms
-            .map_or(0.0, |ms| (self.ledger.consumed as f64 / (ms.max(1) as f64 / 1000.0) * 10.0).round() / 10.0);
-        let (per_partition, d) = (self.end.behind(&self.latest), self.durations);
-        let metrics = json!({
-            "avgOffsetsBehindLatest": format!("{:.1}", average(&per_partition)),
-            "maxOffsetsBehindLatest": per_partition.iter().max().copied().unwrap_or(0).to_string(),
-            "minOffsetsBehindLatest": per_partition.iter().min().copied().unwrap_or(0).to_string(),
-        });
+        let since_last_ms = since_last_ms.map(|ms| u64::try_from(ms).unwrap_or(0));
+        let input_rate = since_last_ms.map_or(0.0, |ms| per_second(self.ledger.consumed, ms));
+        let d = self.durations;
         let mut progress = Map::new();
         let mut put = |key: &str, value: Value| progress.insert(key.to_owned(), value);
         put("id", json!(self.id));
@@ -139,17 +145,32 @@ impl QueryProgress {
             put("eventTime", windows.event_time());
         }
         put("stateOperators", json!(self.windows.as_ref().map(WindowProgress::state_operators).unwrap_or_default()));
-        put(
-            "sources",
-            json!([{
-                "description": self.source, "startOffset": offsets(&self.start), "endOffset": offsets(&self.end),
-                "latestOffset": offsets(&self.latest), "numInputRows": self.ledger.consumed,
-                "inputRowsPerSecond": input_rate, "processedRowsPerSecond": self.rows_per_second(), "metrics": metrics,
-            }]),
-        );
+        let sources = 0..self.sources.len();
+        put("sources", sources.map(|source| self.source_json(source, since_last_ms)).collect());
+        if !self.static_tables.is_empty() {
+            put("staticTables", json!(self.static_tables));
+        }
         put("sink", json!({"description": self.sink, "numOutputRows": self.ledger.output_rows()}));
         put("ledger", json!({"batch": self.ledger, "total": self.totals}));
         Value::Object(progress)
+    }
+
+    fn source_json(&self, source: usize, since_last_ms: Option<u64>) -> Value {
+        let offsets = |all: &[Offsets]| all.get(source).cloned().unwrap_or_default();
+        let shown = |all: &[Offsets]| serde_json::from_str::<Value>(&offsets(all).to_string()).unwrap_or(Value::Null);
+        let behind = offsets(&self.ends).behind(&offsets(&self.latest));
+        let rows = self.consumed.get(source).copied().unwrap_or(0);
+        json!({
+            "description": self.sources.get(source), "startOffset": shown(&self.starts),
+            "endOffset": shown(&self.ends), "latestOffset": shown(&self.latest), "numInputRows": rows,
+            "inputRowsPerSecond": since_last_ms.map_or(0.0, |ms| per_second(rows, ms)),
+            "processedRowsPerSecond": self.rate(rows),
+            "metrics": {
+                "avgOffsetsBehindLatest": format!("{:.1}", average(&behind)),
+                "maxOffsetsBehindLatest": behind.iter().max().copied().unwrap_or(0).to_string(),
+                "minOffsetsBehindLatest": behind.iter().min().copied().unwrap_or(0).to_string(),
+            },
+        })
     }
 
     /// The one line.
@@ -168,6 +189,11 @@ impl QueryProgress {
             self.durations.trigger_execution,
         )
     }
+}
+
+/// With one decimal, as Spark 4 has it.
+fn per_second(rows: u64, ms: u64) -> f64 {
+    (rows as f64 / (ms.max(1) as f64 / 1000.0) * 10.0).round() / 10.0
 }
 
 fn average(values: &[u64]) -> f64 {
@@ -256,7 +282,7 @@ impl Reporter {
     }
 
     /// Nothing to read.
-    pub fn idle(&self, query: &str, _latest: &Offsets) {
+    pub fn idle(&self, query: &str) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bar) = state.get(query).and_then(|shown| shown.bar.as_ref()) {
             bar.tick();

@@ -2,11 +2,11 @@
 
 use arrow::{array::RecordBatch, compute::max};
 use tokio::{
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::mpsc::{Sender, channel},
     task::JoinHandle,
 };
 
-use super::isolate;
+use super::{isolate, scan::Rows};
 use crate::{
     catalog::{Connector, DecodeOptions, Table},
     decode::{Decoded, RecordDecoder},
@@ -19,8 +19,6 @@ use crate::{
 
 /// Decoded batches between the reading thread and the plan: one in work, one waiting on each side.
 const ROWS_QUEUE_BATCHES: usize = 2;
-/// Batches of dead letters waiting to be written.
-const DEAD_LETTERS_QUEUE_BATCHES: usize = 2;
 
 /// The reading end of a query. It moves to a thread of its own for each batch and comes back afterwards.
 #[derive(Debug)]
@@ -130,17 +128,8 @@ pub struct Reading {
     thread: JoinHandle<(Reader, ReadCounts)>,
 }
 
-/// The queues between the reading thread and the plan.
-#[derive(Debug)]
-pub struct Queues {
-    pub rows: Receiver<Result<RecordBatch>>,
-    pub dead_letters: Receiver<RecordBatch>,
-    /// For dead letters of the plan; the queue ends with the last sender.
-    pub more_dead_letters: Sender<RecordBatch>,
-}
-
 /// Starts to read `ranges` of `table`, whose columns `projection` are decoded; `isolating` adds to them what dead
-/// letters keep.
+/// letters keep. The rows come through the queue.
 ///
 /// # Errors
 /// The decoder's; the reader is there still.
@@ -149,8 +138,8 @@ pub fn start(
     table: &Table,
     (projection, isolating): (&[usize], bool),
     ranges: &[OffsetRange],
-    times: Option<EventTimes>,
-) -> Result<(Reading, Queues)> {
+    (times, dead_letters): (Option<EventTimes>, Sender<RecordBatch>),
+) -> Result<(Reading, Rows)> {
     let Connector::Kafka(kafka) = &table.connector else {
         return Err(Error::internal("the source is no Kafka table"));
     };
@@ -158,13 +147,12 @@ pub fn start(
     taken.prepare(table, &kafka.decode, projection, isolating)?;
     let mut taken = reader.take().ok_or_else(|| Error::internal("the reader is gone"))?;
     let (rows_in, rows) = channel(ROWS_QUEUE_BATCHES);
-    let (dead_in, dead_letters) = channel(DEAD_LETTERS_QUEUE_BATCHES);
-    let (ranges, dead) = (ranges.to_vec(), dead_in.clone());
+    let ranges = ranges.to_vec();
     let thread = tokio::task::spawn_blocking(move || {
-        let counts = taken.run(&ranges, &rows_in, &dead, times);
+        let counts = taken.run(&ranges, &rows_in, &dead_letters, times);
         (taken, counts)
     });
-    Ok((Reading { thread }, Queues { rows, dead_letters, more_dead_letters: dead_in }))
+    Ok((Reading { thread }, rows))
 }
 
 impl Reading {

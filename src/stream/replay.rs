@@ -7,7 +7,6 @@ use arrow::datatypes::SchemaRef;
 use super::{
     output::{checkpoint_location, late_table},
     plan::QueryPlan,
-    query::single,
     windowed::{Replayable, Stages},
 };
 use crate::{
@@ -17,6 +16,15 @@ use crate::{
     source::Offsets,
     store::Store,
 };
+
+/// The offsets of the one source.
+fn only(mut sources: Vec<Offsets>) -> Result<Offsets> {
+    match (sources.pop(), sources.is_empty()) {
+        (Some(offsets), true) => Ok(offsets),
+        _ => Err(Error::corrupt("the offset log has several sources, this query has one")
+            .help("the checkpoint belongs to another query")),
+    }
+}
 
 /// An INSERT over windows, and where its late rows are.
 #[derive(Debug)]
@@ -62,9 +70,14 @@ impl LateQuery {
     /// As planning; `Invalid` for a query without a checkpoint.
     pub async fn open(job: &Job, insert: &Insert) -> Result<Option<Self>> {
         let plan = QueryPlan::new(job, insert).await?;
-        if !plan.windowed || plan.source.watermark.is_none() {
+        if !plan.windowed || !plan.waits() {
             return Ok(None);
         }
+        let [source] = plan.sources.as_slice() else {
+            return Err(Error::unsupported(format!("late rows of a query that reads {} tables", plan.sources.len()))
+                .at(insert.place.clone())
+                .help("their windows can be computed from the topics with `tidemill query`"));
+        };
         let stages = plan.stages()?;
         if stages.operators.iter().any(|operator| operator.spec.is_none()) {
             return Ok(None);
@@ -80,7 +93,7 @@ impl LateQuery {
         let late_schema =
             stages.late_schema().ok_or_else(|| Error::internal("a query with windows has no late rows"))?;
         let late = late_table(&sink, &late_schema, checkpoint.url());
-        let (source, schema) = (plan.source.clone(), plan.schema().clone());
+        let (source, schema) = (source.table.clone(), plan.schema().clone());
         Ok(Some(Self { name, sink, source, schema, late, late_schema, stages, checkpoint }))
     }
 
@@ -114,14 +127,14 @@ impl LateQuery {
         let mut starts = Vec::new();
         for id in facts.offsets.iter().filter(|id| **id <= batch) {
             let entry = self.checkpoint.offsets(*id).await?;
-            if let Some(start) = entry.start()? {
+            if let Some(start) = entry.starts()?.map(only).transpose()? {
                 starts.push((start, entry.timestamp_ms));
             }
         }
         Ok(Standing {
             batch,
             from: prepared.counted_from.parse()?,
-            to: single(entry.ends)?,
+            to: only(entry.ends)?,
             watermark_ms: read_watermark(entry.watermark_ms),
             uncommitted: uncommitted.into_iter().map(|file| file.staged.path).collect(),
             starts,

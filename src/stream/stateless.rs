@@ -1,29 +1,30 @@
-//! Which plans one batch alone can answer: each record's rows depend on that record only.
+//! Which plans one batch alone can answer: each record's rows depend on that record only, and on stored files.
 
-use datafusion::{common::JoinType, logical_expr::LogicalPlan};
+use datafusion::{common::tree_node::TreeNodeRecursion, logical_expr::LogicalPlan};
 
+use super::scan::reads_stream;
 use crate::{
     catalog::{Emit, OutputMode},
     error::{Error, Result},
 };
 
-/// Checks that the plan treats each record by itself, and names the one table that it reads.
+/// Checks that the plan treats each record by itself. What is done to stored files alone may be anything.
 ///
 /// # Errors
 /// `Unsupported`, naming the operation and what to do instead.
-pub fn streaming_source(plan: &LogicalPlan) -> Result<String> {
+pub fn check(plan: &LogicalPlan) -> Result<()> {
     let mut refused = None;
     // The closure cannot fail; the subqueries inside expressions are visited too.
     plan.apply_with_subqueries(|node| {
         if refused.is_none() {
             refused = refusal(node);
         }
-        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        Ok(TreeNodeRecursion::Continue)
     })?;
-    if let Some((what, help)) = refused {
-        return Err(Error::unsupported(format!("{what} over a stream")).help(help));
+    match refused {
+        Some((what, help)) => Err(Error::unsupported(format!("{what} over a stream")).help(help)),
+        None => Ok(()),
     }
-    one_table(plan)
 }
 
 /// Checks that `emit` can be said of rows that never change.
@@ -42,51 +43,42 @@ pub fn check_emit(emit: Emit) -> Result<()> {
     Ok(())
 }
 
-/// Names the one table that the plan reads.
-///
-/// # Errors
-/// `Invalid` if it reads none, `Unsupported` if it reads several.
-pub fn one_table(plan: &LogicalPlan) -> Result<String> {
-    let mut tables = Vec::new();
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            tables.push(scan.table_name.table().to_owned());
-        }
-        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
-    })?;
-    match tables.as_slice() {
-        [table] => Ok(table.clone()),
-        [] => Err(Error::invalid("the INSERT reads no table").help("SELECT from a Kafka table of this job file")),
-        [first, second, ..] => Err(Error::unsupported(format!("the INSERT reads {first:?} and {second:?}"))
-            .help("a streaming INSERT reads one Kafka table, once")),
-    }
-}
-
 /// Windows that nothing is done with, and what to do instead.
 pub const BARE_WINDOW: (&str, &str) = (
     "a window without an aggregate",
     "GROUP BY window_start, window_end and the keys, or run it over the stored files with `tidemill query`",
 );
 
-/// What one batch alone cannot answer, and what to do instead.
+/// What one batch alone cannot answer, and what to do instead. Joins are looked at when the plan is optimised
+/// (`join.rs`).
 pub fn refusal(node: &LogicalPlan) -> Option<(String, &'static str)> {
     const STORED: &str = "run it over the stored files with `tidemill query`";
+    if !reads_stream(node) {
+        return None;
+    }
     const CHANGES: &str = "group by a window of the event time (FROM TUMBLE(table, time, INTERVAL '1 minute')), so that \
                            a row can be written once; or write what changes, with outputMode = 'update' or 'complete' \
                            of a Kafka or a console table";
     let (what, help) = match node {
         LogicalPlan::Aggregate(_) => ("an aggregate (GROUP BY, count, sum, ...) without a window", CHANGES),
+        LogicalPlan::Distinct(distinct) if matches!(distinct.input().as_ref(), LogicalPlan::Union(_)) => {
+            ("UNION, which removes rows that are there twice,", "write UNION ALL, which keeps all rows")
+        }
         LogicalPlan::Distinct(_) => ("DISTINCT", CHANGES),
         LogicalPlan::Window(_) => ("a window function (OVER)", STORED),
         LogicalPlan::Sort(_) => ("ORDER BY", "a stream has no end to sort to: leave it out, and sort when you query"),
         LogicalPlan::Limit(_) => {
             ("LIMIT", "a stream has no end: leave it out, or bound it with endingOffsets in a query")
         }
-        LogicalPlan::Join(join) if join.join_type != JoinType::Inner => ("an outer join", STORED),
-        LogicalPlan::Join(_) => ("a join", STORED),
-        LogicalPlan::Union(_) => ("UNION", "write one INSERT for each branch"),
+        LogicalPlan::Union(union) if !union.inputs.iter().all(|input| reads_stream(input)) => (
+            "UNION ALL with the rows of stored files, which each batch would write again,",
+            "unite them in `tidemill query`",
+        ),
         LogicalPlan::Extension(_) => BARE_WINDOW,
-        LogicalPlan::Subquery(_) => ("a subquery in an expression", "write the values: IN (1, 2, 3)"),
+        LogicalPlan::Subquery(_) => (
+            "a subquery in an expression, which reads the stream,",
+            "write the values: IN (1, 2, 3), or read a table of stored files in it",
+        ),
         LogicalPlan::RecursiveQuery(_) => ("a recursive query", STORED),
         LogicalPlan::Projection(_)
         | LogicalPlan::Filter(_)
@@ -94,6 +86,8 @@ pub fn refusal(node: &LogicalPlan) -> Option<(String, &'static str)> {
         | LogicalPlan::TableScan(_)
         | LogicalPlan::EmptyRelation(_)
         | LogicalPlan::Values(_)
+        | LogicalPlan::Join(_)
+        | LogicalPlan::Union(_)
         | LogicalPlan::Unnest(_) => return None,
         other => return Some((format!("{} ", other.display()), STORED)),
     };

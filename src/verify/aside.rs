@@ -68,7 +68,8 @@ pub async fn check_state(
     }
     let report = inspect::state_of(job, insert).await?;
     let (Some(batch), Some(windows)) = (report.last_batch, report.windows) else { return Ok(()) };
-    let found = windows.aggregates.first().map_or(0, |aggregate| aggregate.input_rows);
+    let over_records = windows.aggregates.iter().filter(|aggregate| aggregate.over_records);
+    let found: u64 = over_records.map(|aggregate| aggregate.input_rows).sum();
     let files: u64 = windows.aggregates.iter().map(|aggregate| aggregate.files).sum();
     let in_state = batch.totals.in_state();
     let what = format!("state: {found} rows of input in {files} files, {in_state} in state");

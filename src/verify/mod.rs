@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     query::is_hidden,
     sink::spark_log::SparkLog,
-    source::Offsets,
+    source::{Offsets, offsets::from_lines},
     store::Store,
 };
 
@@ -82,8 +82,8 @@ async fn verify_insert(job: &Job, insert: &Insert, file: &FileTable) -> Result<V
         Some(&id) if id > committed => Some(checkpoint.prepared(id).await?),
         _ => None,
     };
-    let end = checkpoint.offsets(committed).await?.ends.into_iter().next().unwrap_or_default();
-    check_offsets(&mut verdict, &prepared.counted_from.parse()?, &end, &prepared.totals);
+    let ends = checkpoint.offsets(committed).await?.ends;
+    check_offsets(&mut verdict, &from_lines(&prepared.counted_from)?, &ends, &prepared.totals);
     check_ledger(&mut verdict, committed, &prepared.totals);
     check_files(&mut verdict, file, &prepared.totals, under_way.as_ref()).await?;
     check_dead_letters(&mut verdict, job, &prepared, under_way.as_ref()).await?;
@@ -92,13 +92,15 @@ async fn verify_insert(job: &Job, insert: &Insert, file: &FileTable) -> Result<V
     Ok(verdict)
 }
 
-fn check_offsets(verdict: &mut Verdict, start: &Offsets, end: &Offsets, totals: &Ledger) {
-    let range = start.distance_to(end);
+fn check_offsets(verdict: &mut Verdict, starts: &[Offsets], ends: &[Offsets], totals: &Ledger) {
+    let each = || starts.iter().zip(ends);
+    let range: i128 = each().map(|(start, end)| start.distance_to(end)).sum();
+    let ranges = each().map(|(start, end)| format!("from {start} to {end}")).collect::<Vec<_>>().join(" and ");
     let (consumed, gaps, rewound) = (totals.consumed, totals.gaps, totals.rewound);
     let back = if rewound > 0 { format!(" + {rewound} gone back") } else { String::new() };
     verdict.check(
-        range + i128::from(rewound) == i128::from(consumed) + i128::from(gaps),
-        format!("offsets: {range} from {start} to {end}{back} = {consumed} records + {gaps} gaps"),
+        starts.len() == ends.len() && range + i128::from(rewound) == i128::from(consumed) + i128::from(gaps),
+        format!("offsets: {range} {ranges}{back} = {consumed} records + {gaps} gaps"),
     );
 }
 

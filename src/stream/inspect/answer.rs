@@ -132,7 +132,9 @@ impl Situation {
         let needed_us = next.watermark_ms.saturating_mul(1000).saturating_add(event_time.delay_us);
         match &event_time.holder {
             Holder::Partition { topic, partition } => {
-                let holds = |it: &&PartitionReport| it.topic == *topic && it.partition == *partition;
+                let holds = |it: &&PartitionReport| {
+                    it.table == event_time.table && it.topic == *topic && it.partition == *partition
+                };
                 match self.partitions.iter().find(holds) {
                     Some(held_by) => self.partition_holds(&waits, held_by, (next, needed_us), event_time),
                     None => answer(Reason::PartitionHolds, waits),
@@ -147,7 +149,16 @@ impl Situation {
                 );
                 answer(Reason::WallClock, sentence)
             }
-            Holder::AllIdle | Holder::Nothing => {
+            Holder::Nothing => {
+                let idle = duration(event_time.idle_timeout_ms.saturating_mul(1000));
+                let sentence = format!(
+                    "{waits}: the table {} has had no event yet; its first one lets it go on, or {idle} without one \
+                     (idleTimeout) of a running job",
+                    event_time.table
+                );
+                answer(Reason::SourceHolds, sentence)
+            }
+            Holder::AllIdle => {
                 let sentence = format!(
                     "{waits}: no partition has had an event for {} (idleTimeout), so the watermark stays until an event \
                      at or after {} comes",
@@ -172,7 +183,7 @@ impl Situation {
         let others_are_there = self
             .partitions
             .iter()
-            .filter(|it| !it.idle && it.newest_us.is_some() && name(it) != name(held_by))
+            .filter(|it| !it.idle && it.newest_us.is_some() && (&it.table, name(it)) != (&held_by.table, name(held_by)))
             .map(|it| it.newest_us)
             .min()
             .is_some_and(|newest| newest >= Some(needed_us));

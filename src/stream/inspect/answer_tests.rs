@@ -5,7 +5,7 @@ use super::report::{
     WindowsReport,
 };
 use crate::{
-    checkpoint::{Ledger, StateCounts},
+    checkpoint::{Ledger, Read, StateCounts},
     event_time::Holder,
 };
 
@@ -55,7 +55,7 @@ fn done(ledger: Ledger) -> Situation {
 /// The window of the first minute is open; the delay is ten seconds, a partition is idle after thirty.
 fn open(watermark_s: i64, holder: Holder, partitions: Vec<PartitionReport>) -> Situation {
     let counts = StateCounts { held: 5, ..StateCounts::default() };
-    let mut situation = done(Ledger::of_stateful(5, 0, 0, counts, 0));
+    let mut situation = done(Ledger::of_stateful(Read { consumed: 5, gaps: 0, bad: 0, again: 0 }, counts, 0));
     let next = NextClose::of(Span { start_us: 0, end_us: MINUTE_US }, 0);
     situation.state.windows = Some(WindowsReport {
         output_mode: "append",
@@ -65,6 +65,7 @@ fn open(watermark_s: i64, holder: Holder, partitions: Vec<PartitionReport>) -> S
         next_emission_ms: None,
     });
     situation.event_time = Some(EventTimeReport {
+        table: String::new(),
         column: "ts".into(),
         delay_us: 10_000_000,
         idle_timeout_ms: 30_000,
@@ -137,7 +138,7 @@ fn what_can_close_waits_for_the_job() {
 
 #[test]
 fn records_wait_for_a_batch_or_for_the_job() {
-    let mut situation = done(Ledger::of_batch(5, 0, 0, 5));
+    let mut situation = done(Ledger::of_batch(Read { consumed: 5, gaps: 0, bad: 0, again: 0 }, 5));
     (situation.waiting, situation.partitions[0].behind) = (3, 3);
     let running = "3 records are in Kafka not read yet: the next batch reads them; the last one began 2 seconds ago";
     check(&situation.answer(), Reason::RecordsWaiting, running, None);
@@ -172,18 +173,22 @@ fn a_batch_that_is_not_done_and_a_loss_come_first() {
 #[test]
 fn without_open_windows_it_says_what_became_of_the_last_records() {
     let reason = |ledger: Ledger| done(ledger).answer();
-    assert_eq!(reason(Ledger::of_batch(5, 0, 0, 5)).reason, Reason::NothingNew);
+    assert_eq!(reason(Ledger::of_batch(Read { consumed: 5, gaps: 0, bad: 0, again: 0 }, 5)).reason, Reason::NothingNew);
     let filtered = "the last 5 records gave no row: the query's WHERE left 4 of them out, 1 could not be used";
-    let answer = reason(Ledger::of_batch(5, 0, 1, 0));
+    let answer = reason(Ledger::of_batch(Read { consumed: 5, gaps: 0, bad: 1, again: 0 }, 0));
     assert_eq!((answer.reason, answer.sentence.as_str()), (Reason::AllFiltered, filtered));
     let bad = "the last 5 records could not be used: not one gave a row";
     check(
-        &reason(Ledger::of_batch(5, 0, 5, 0)),
+        &reason(Ledger::of_batch(Read { consumed: 5, gaps: 0, bad: 5, again: 0 }, 0)),
         Reason::AllBad,
         bad,
         Some("they are in file:///d, each with the reason"),
     );
-    let late = Ledger::of_stateful(5, 0, 0, StateCounts { late: 5, ..StateCounts::default() }, 0);
+    let late = Ledger::of_stateful(
+        Read { consumed: 5, gaps: 0, bad: 0, again: 0 },
+        StateCounts { late: 5, ..StateCounts::default() },
+        0,
+    );
     let answer = reason(late);
     let sentence = "5 rows of the last 5 records came after their windows had been closed, and no window is open";
     assert_eq!((answer.reason, answer.sentence.as_str()), (Reason::AllLate, sentence));

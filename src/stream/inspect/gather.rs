@@ -6,14 +6,18 @@ use super::{
     stand::{self, Stand},
 };
 use crate::{
-    catalog::{Connector, Insert, Job, KafkaTable, Table, Watermark},
+    catalog::{Insert, Job, Table},
     checkpoint::Checkpoint,
     clock,
     error::{Error, Result},
-    event_time::{Holder, NO_WATERMARK_MS, WatermarkTracker},
-    source::{KafkaSource, Offsets, offsets::data_loss},
+    event_time::{Holder, NO_WATERMARK_MS, QueryWatermark, WatermarkTracker},
+    source::{Offsets, offsets::data_loss},
     store::Store,
-    stream::{output::checkpoint_location, plan::QueryPlan},
+    stream::{
+        inputs::Inputs,
+        output::checkpoint_location,
+        plan::{QueryPlan, Source},
+    },
 };
 
 /// One query, planned, with its checkpoint.
@@ -99,86 +103,100 @@ impl Looked<'_> {
     }
 
     async fn situation(&self) -> Result<Situation> {
-        let Connector::Kafka(table) = &self.plan.source.connector else {
-            return Err(Error::internal("the source is no Kafka table"));
-        };
-        let source = KafkaSource::open(table).await?;
+        let inputs = Inputs::open(&self.plan).await?;
         let read = async |stand: Stand| {
             let report = self.report(&stand).await?;
-            self.with_kafka(stand, report, table, &source).await
+            self.with_kafka(stand, report, &inputs).await
         };
         self.read(read).await
     }
 
-    async fn with_kafka(
-        &self,
-        stand: Stand,
-        state: StateReport,
-        table: &KafkaTable,
-        source: &KafkaSource,
-    ) -> Result<Situation> {
-        let (earliest, latest) = (source.earliest_offsets().await?, source.latest_offsets().await?);
-        let position = match stand.position {
-            Some(position) => position,
-            None => source.starting_offsets().await?,
-        };
+    async fn with_kafka(&self, stand: Stand, state: StateReport, inputs: &Inputs) -> Result<Situation> {
+        let mut kafka = Vec::new();
+        for (index, input) in inputs.iter().enumerate() {
+            let source = input.source()?;
+            let (earliest, latest) = (source.earliest_offsets().await?, source.latest_offsets().await?);
+            let position = match stand.positions.as_ref().and_then(|positions| positions.get(index)) {
+                Some(position) => position.clone(),
+                None => source.starting_offsets().await?,
+            };
+            kafka.push(InKafka { table: input.name().to_owned(), position, earliest, latest });
+        }
         let now_ms = clock::now_ms();
-        let (event_time, times) = match self.plan.event_time() {
-            Some(policy) => {
+        let (event_time, times) = match self.plan.waits() {
+            true => {
                 let tracker = match stand.state {
                     Some(state) => state.tracker,
-                    None => WatermarkTracker::new(policy.clone()),
+                    None => self.plan.watermark(),
                 };
-                (Some(event_time(policy, tracker.clone(), now_ms, (&position, &latest))), Some(tracker))
+                (Some(self.event_time(tracker.clone(), now_ms, &kafka)?), Some(tracker))
             }
-            None => (None, None),
+            false => (None, None),
         };
-        let partitions = partitions(&position, &latest, event_time.as_ref(), times.as_ref(), now_ms);
-        let lost = data_loss(&position, &earliest, &latest).into_iter().map(|loss| loss.sentence).collect();
+        let known = |index: usize| times.as_ref().and_then(|times| times.sources().get(index));
+        let each = || kafka.iter().enumerate();
+        let partitions =
+            each().flat_map(|(index, source)| partitions(source, event_time.as_ref(), known(index), now_ms)).collect();
+        let lost = kafka.iter().flat_map(|it| data_loss(&it.position, &it.earliest, &it.latest));
         let untouched = state.last_batch.is_none() && stand.under_way.is_none();
+        let mut tables = self.plan.sources.iter().map(Source::kafka).collect::<Result<Vec<_>>>()?.into_iter();
         Ok(Situation {
             now_ms,
-            source: source.description().to_owned(),
-            waiting: position.count_to(&latest),
-            before_start: if untouched { earliest.count_to(&position) } else { 0 },
+            source: inputs.description(),
+            waiting: kafka.iter().map(|it| it.position.count_to(&it.latest)).sum(),
+            before_start: match untouched {
+                true => kafka.iter().map(|it| it.earliest.count_to(&it.position)).sum(),
+                false => 0,
+            },
             under_way: stand.under_way,
-            min_offsets: table.min_offsets_per_trigger,
-            lost,
-            fail_on_data_loss: table.fail_on_data_loss,
+            // The first minimum that is reached begins a batch.
+            min_offsets: tables.clone().map(|table| table.min_offsets_per_trigger).min().flatten(),
+            lost: lost.map(|loss| loss.sentence).collect(),
+            fail_on_data_loss: tables.any(|table| table.fail_on_data_loss),
             event_time,
             partitions,
             state,
         })
     }
-}
 
-fn event_time(
-    policy: &Watermark,
-    mut tracker: WatermarkTracker,
-    now_ms: i64,
-    (position, latest): (&Offsets, &Offsets),
-) -> EventTimeReport {
-    let is_behind = |topic: &str, partition: i32| position.get(topic, partition) < latest.get(topic, partition);
-    let watermark_ms = tracker.advance(now_ms, &is_behind);
-    EventTimeReport {
-        column: policy.column.clone(),
-        delay_us: policy.delay_us,
-        idle_timeout_ms: i64::try_from(policy.idle_timeout.as_millis()).unwrap_or(i64::MAX),
-        advances_when_idle: policy.advances_when_idle,
-        watermark_ms: (watermark_ms != NO_WATERMARK_MS).then_some(watermark_ms),
-        holder: tracker.holder(now_ms, &is_behind),
+    fn event_time(&self, mut tracker: QueryWatermark, now_ms: i64, kafka: &[InKafka]) -> Result<EventTimeReport> {
+        let is_behind = |source: usize, topic: &str, partition: i32| {
+            kafka.get(source).is_some_and(|it| it.position.get(topic, partition) < it.latest.get(topic, partition))
+        };
+        let watermark_ms = tracker.advance(now_ms, &is_behind);
+        let (source, holder) = tracker.holder(now_ms, &is_behind);
+        let table = self.plan.sources.get(source).map(|source| &source.table);
+        let policy = table.and_then(|table| table.watermark.as_ref());
+        let policy = policy.ok_or_else(|| Error::internal("the source has no watermark"))?;
+        Ok(EventTimeReport {
+            table: table.map(|table| table.name.clone()).unwrap_or_default(),
+            column: policy.column.clone(),
+            delay_us: policy.delay_us,
+            idle_timeout_ms: i64::try_from(policy.idle_timeout.as_millis()).unwrap_or(i64::MAX),
+            advances_when_idle: policy.advances_when_idle,
+            watermark_ms: (watermark_ms != NO_WATERMARK_MS).then_some(watermark_ms),
+            holder,
+        })
     }
 }
 
+/// A source as Kafka has it.
+struct InKafka {
+    table: String,
+    /// Where the query stands.
+    position: Offsets,
+    earliest: Offsets,
+    latest: Offsets,
+}
+
 fn partitions(
-    position: &Offsets,
-    latest: &Offsets,
+    source: &InKafka,
     event_time: Option<&EventTimeReport>,
     tracker: Option<&WatermarkTracker>,
     now_ms: i64,
 ) -> Vec<PartitionReport> {
     let report = |(topic, partition, end): (&str, i32, i64)| {
-        let start = position.get(topic, partition).unwrap_or(0);
+        let start = source.position.get(topic, partition).unwrap_or(0);
         let behind = u64::try_from(end - start).unwrap_or(0);
         let known = tracker.and_then(|tracker| tracker.partitions().get(topic)?.get(&partition));
         let holder = Holder::Partition { topic: topic.to_owned(), partition };
@@ -187,6 +205,7 @@ fn partitions(
             behind == 0 && silent_ms.is_none_or(|silent| silent >= event_time.idle_timeout_ms)
         };
         PartitionReport {
+            table: source.table.clone(),
             topic: topic.to_owned(),
             partition,
             position: start,
@@ -195,8 +214,8 @@ fn partitions(
             newest_us: known.map(|time| time.newest_us),
             active_ms: known.map(|time| time.active_ms),
             idle: event_time.is_some_and(idle),
-            holds_watermark: event_time.is_some_and(|event_time| event_time.holder == holder),
+            holds_watermark: event_time.is_some_and(|it| it.table == source.table && it.holder == holder),
         }
     };
-    latest.iter().map(report).collect()
+    source.latest.iter().map(report).collect()
 }

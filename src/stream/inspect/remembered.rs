@@ -25,12 +25,16 @@ pub async fn windows(state: &QueryState, stages: &Stages, watermark_ms: i64, sto
     for operator in &state.operators {
         aggregates.push(aggregate(operator, stage_us(watermark_ms, operator.layout.behind_us), store).await?);
     }
-    let specs: Vec<(WindowSpec, i64)> =
-        stages.operators.iter().filter_map(|operator| Some((operator.spec?, operator.behind_us))).collect();
+    for (aggregate, stage) in aggregates.iter_mut().zip(&stages.operators) {
+        aggregate.over_records = stage.depth == 0;
+    }
+    let operators = stages.operators.iter().map(|it| (it.spec, it.behind_us, it.feeds.as_slice()));
+    let operators: Vec<Fed<'_>> = operators.collect();
     let first: Vec<Option<Span>> = aggregates.iter().map(|aggregate| aggregate.first).collect();
     let watermark_ms = (watermark_ms != NO_WATERMARK_MS).then_some(watermark_ms);
     // In the other modes rows do not wait for a window to close.
-    let next_rows = if stages.emit.mode == OutputMode::Append { next_rows(&first, &specs) } else { None };
+    let next_rows =
+        if stages.emit.mode == OutputMode::Append { next_rows(&first, &operators, &stages.feeds()) } else { None };
     let next_emission_ms = match (state.has_pending(), stages.emit.period, state.emitted_ms) {
         (true, Some(period), Some(last_ms)) => {
             Some(last_ms.saturating_add(i64::try_from(period.as_millis()).unwrap_or(i64::MAX)))
@@ -40,18 +44,22 @@ pub async fn windows(state: &QueryState, stages: &Stages, watermark_ms: i64, sto
     Ok(WindowsReport { output_mode: stages.emit.mode.name(), watermark_ms, next_rows, next_emission_ms, aggregates })
 }
 
-/// When the last aggregate gives rows: those that it holds, or those that it gets from the one before it.
-fn next_rows(first: &[Option<Span>], specs: &[(WindowSpec, i64)]) -> Option<NextClose> {
-    let mut next: Option<Span> = None;
-    for (own, (spec, _)) in first.iter().zip(specs) {
-        let fed = next.and_then(|before| {
+/// An operator's windows, how far its watermark is behind, and the operators whose rows it is over.
+type Fed<'a> = (Option<WindowSpec>, i64, &'a [usize]);
+
+/// When one of the operators `last` gives rows: those that it holds, or those that it gets from the ones before it.
+fn next_rows(first: &[Option<Span>], operators: &[Fed<'_>], last: &[usize]) -> Option<NextClose> {
+    let mut next: Vec<Option<Span>> = Vec::new();
+    for (own, (spec, _, feeds)) in first.iter().zip(operators) {
+        let before = feeds.iter().filter_map(|at| next.get(*at).copied().flatten());
+        let fed = before.filter_map(|before| {
             let time = before.end_us.saturating_sub(WINDOW_TIME_BEHIND_US);
-            spec.windows_of(time).min_by_key(|window| window.end_us).map(span)
+            spec.as_ref()?.windows_of(time).min_by_key(|window| window.end_us).map(span)
         });
-        next = own.iter().copied().chain(fed).min_by_key(|window| window.end_us);
+        next.push(own.iter().copied().chain(fed).min_by_key(|window| window.end_us));
     }
-    let behind_us = specs.last().map_or(0, |(_, behind_us)| *behind_us);
-    next.map(|window| NextClose::of(window, behind_us))
+    let close = |at: &usize| Some(NextClose::of((*next.get(*at)?)?, operators.get(*at)?.1));
+    last.iter().filter_map(close).min_by_key(|close| close.watermark_ms)
 }
 
 async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> Result<OperatorReport> {
@@ -101,6 +109,7 @@ async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> R
         input_rows,
         bytes: operator.bytes(),
         files: operator.files() as u64,
+        over_records: true,
         next_close: first.map(|window| NextClose::of(window, layout.behind_us)),
     })
 }
@@ -154,12 +163,17 @@ mod tests {
 
     #[test]
     fn rows_of_one_aggregate_go_through_the_next() {
-        let specs = [(spec(WindowKind::Tumble, 10), 0), (spec(WindowKind::Tumble, 30), 1_000)];
+        let (ten, thirty) = (spec(WindowKind::Tumble, 10), spec(WindowKind::Tumble, 30));
+        let chain: [Fed<'_>; 2] = [(Some(ten), 0, &[]), (Some(thirty), 1_000, &[0])];
         let close = |window, watermark_ms| Some(NextClose { window, watermark_ms });
         // The row of [20, 30) is in [0, 30), which the second aggregate closes a millisecond later.
-        assert_eq!(next_rows(&[Some(seconds(20, 30)), None], &specs), close(seconds(0, 30), 30_001));
-        assert_eq!(next_rows(&[Some(seconds(30, 40)), Some(seconds(0, 30))], &specs), close(seconds(0, 30), 30_001));
-        assert_eq!(next_rows(&[Some(seconds(20, 30))], &specs[..1]), close(seconds(20, 30), 30_000));
-        assert_eq!(next_rows(&[None, None], &specs), None);
+        assert_eq!(next_rows(&[Some(seconds(20, 30)), None], &chain, &[1]), close(seconds(0, 30), 30_001));
+        let both = [Some(seconds(30, 40)), Some(seconds(0, 30))];
+        assert_eq!(next_rows(&both, &chain, &[1]), close(seconds(0, 30), 30_001));
+        assert_eq!(next_rows(&[Some(seconds(20, 30))], &chain[..1], &[0]), close(seconds(20, 30), 30_000));
+        assert_eq!(next_rows(&[None, None], &chain, &[1]), None);
+        // Two that are joined: the first that closes.
+        let joined: [Fed<'_>; 2] = [(Some(ten), 0, &[]), (Some(thirty), 0, &[])];
+        assert_eq!(next_rows(&both, &joined, &[0, 1]), close(seconds(0, 30), 30_000));
     }
 }

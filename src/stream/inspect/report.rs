@@ -65,6 +65,8 @@ pub struct WindowsReport {
 #[serde(rename_all = "camelCase")]
 pub struct OperatorReport {
     pub name: String,
+    /// It is over records, not over the rows of other operators.
+    pub over_records: bool,
     /// Of what the rows are kept: `panes`, `windows` or `groups`.
     pub kept: &'static str,
     /// How many of them are open.
@@ -149,6 +151,8 @@ pub struct Situation {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventTimeReport {
+    /// The table that holds the watermark; the rest is of it.
+    pub table: String,
     pub column: String,
     pub delay_us: i64,
     pub idle_timeout_ms: i64,
@@ -160,10 +164,11 @@ pub struct EventTimeReport {
     pub holder: Holder,
 }
 
-/// One partition of the source.
+/// One partition of a source.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PartitionReport {
+    pub table: String,
     pub topic: String,
     pub partition: i32,
     /// The next offset to read.
@@ -199,6 +204,8 @@ pub enum Reason {
     PartitionHolds,
     /// Groups have changed, and `EMIT PERIODIC` is not due.
     Period,
+    /// One table has had no event yet.
+    SourceHolds,
     /// All are idle, and the watermark stays.
     AllIdle,
     /// All are idle, and the wall clock moves the watermark.

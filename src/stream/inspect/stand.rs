@@ -5,12 +5,12 @@ use crate::{
     catalog::Table,
     checkpoint::{Checkpoint, read_watermark},
     error::{ErrorKind, Result},
-    event_time::{NO_WATERMARK_MS, WatermarkTracker},
+    event_time::NO_WATERMARK_MS,
     source::Offsets,
     stream::{
+        inputs::per_source,
         output::late_path,
         plan::QueryPlan,
-        query::single,
         windowed::{QueryState, Watermarks},
     },
 };
@@ -23,8 +23,8 @@ const TRIES_MAX: usize = 10;
 pub struct Stand {
     pub last_batch: Option<BatchReport>,
     pub under_way: Option<UnderWay>,
-    /// Where the next batch starts; `None` if that was never written down.
-    pub position: Option<Offsets>,
+    /// Where the next batch starts, in each source; `None` if that was never written down.
+    pub positions: Option<Vec<Offsets>>,
     pub watermark_ms: i64,
     /// Of a query with windows that has committed a batch.
     pub state: Option<QueryState>,
@@ -33,7 +33,7 @@ pub struct Stand {
 impl Stand {
     /// Of a query without a checkpoint.
     pub fn nowhere() -> Self {
-        Self { last_batch: None, under_way: None, position: None, watermark_ms: NO_WATERMARK_MS, state: None }
+        Self { last_batch: None, under_way: None, positions: None, watermark_ms: NO_WATERMARK_MS, state: None }
     }
 }
 
@@ -76,11 +76,15 @@ async fn stand(
     if let Some(id) = announced.filter(|id| Some(*id) > committed) {
         let entry = checkpoint.offsets(id).await?;
         stand.under_way = Some(UnderWay { id, started_ms: entry.timestamp_ms });
-        stand.position = Some(single(entry.ends)?);
+        stand.positions = Some(per_source(entry.ends, plan.sources.len())?);
     }
     let Some(id) = committed else {
-        if stand.position.is_none() {
-            stand.position = checkpoint.read_initial_offsets().await?;
+        if stand.positions.is_none() {
+            let mut first = Vec::new();
+            for source in 0..plan.sources.len() {
+                first.extend(checkpoint.read_initial_offsets(source).await?);
+            }
+            stand.positions = (first.len() == plan.sources.len()).then_some(first);
         }
         return Ok(stand);
     };
@@ -92,8 +96,7 @@ async fn stand(
     {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
-        let tracker = WatermarkTracker::new(plan.event_time().cloned());
-        let mut state = QueryState::new(&planned.operators, tracker, checkpoint.store().clone());
+        let mut state = QueryState::new(&planned.operators, plan.watermark(), checkpoint.store().clone());
         state.restore(place, stand.watermark_ms).await?;
         stand.state = Some(state);
     }
@@ -107,8 +110,8 @@ async fn stand(
         dead_letters: prepared.as_ref().map(|prepared| prepared.dead_letter_url.clone()).unwrap_or_default(),
         late: plan.windowed.then(|| prepared.map(|p| p.late_url).filter(|url| !url.is_empty()).unwrap_or(late)),
     });
-    if stand.position.is_none() {
-        stand.position = Some(single(entry.ends)?);
+    if stand.positions.is_none() {
+        stand.positions = Some(per_source(entry.ends, plan.sources.len())?);
     }
     Ok(stand)
 }

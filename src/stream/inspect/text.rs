@@ -1,6 +1,6 @@
 //! How reports are shown to people.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::report::{OperatorReport, PartitionReport, Situation, StateReport, iso_ms, iso_us};
 use crate::{event_time::Holder, window::duration};
@@ -101,6 +101,9 @@ impl Situation {
     fn write_event_time(&self, text: &mut String) {
         let Some(event_time) = &self.event_time else { return };
         let holder = match &event_time.holder {
+            Holder::Nothing if event_time.watermark_ms.is_some() => {
+                format!("held by {}, which had no event", event_time.table)
+            }
             Holder::Nothing => "no event has come".to_owned(),
             Holder::Partition { topic, partition } => format!("held by {topic}-{partition}"),
             Holder::AllIdle => "all partitions are idle, and it stays".to_owned(),
@@ -139,8 +142,11 @@ impl Situation {
         if with_times {
             rows[0].extend(["newest event", "came", ""].map(str::to_owned));
         }
+        let tables: BTreeSet<&str> = self.partitions.iter().map(|partition| partition.table.as_str()).collect();
         for partition in &self.partitions {
-            let mut row = vec![format!("{}-{}", partition.topic, partition.partition), partition.behind.to_string()];
+            let of = if tables.len() > 1 { format!("{}: ", partition.table) } else { String::new() };
+            let name = format!("{of}{}-{}", partition.topic, partition.partition);
+            let mut row = vec![name, partition.behind.to_string()];
             if with_times {
                 row.push(partition.newest_us.map_or("none".to_owned(), iso_us));
                 row.push(partition.active_ms.map_or(String::new(), |active_ms| ago(self.now_ms, active_ms)));

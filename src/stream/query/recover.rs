@@ -1,12 +1,14 @@
 //! Where a query stands when it starts, and what has to be done before its next batch.
 
-use super::{StreamingQuery, logged_watermark, read_watermark, single};
+use super::{StreamingQuery, logged_watermark, read_watermark};
 use crate::{
     checkpoint::{Prepared, recovery::Decision},
     error::{Error, ErrorKind, Result},
+    source::{Offsets, offsets::from_lines},
     store::Store,
     stream::{
         commit::{self, Totals},
+        inputs,
         output::Output,
         progress::Reporter,
     },
@@ -19,10 +21,9 @@ impl StreamingQuery {
         self.fence(decision).await?;
         match decision {
             Decision::Fresh => {
-                let fresh = self.source()?.starting_offsets().await?;
-                self.position = self.checkpoint.initial_offsets(&fresh).await?;
-                self.totals.counted_from = self.position.clone();
-                self.ended = self.position.clone();
+                let first = self.inputs.first_offsets(&self.checkpoint, true).await?;
+                self.totals.counted_from = first.clone();
+                self.inputs.stand_at(first);
             }
             Decision::Next(batch) => self.stand_after(batch - 1).await?,
             Decision::RunAgain(batch) => self.run_again(batch, reporter).await?,
@@ -101,21 +102,32 @@ impl StreamingQuery {
         if let Some(windows) = &mut self.windows {
             windows.restore(self.checkpoint.find_prepared(batch).await?, self.watermark_ms).await?;
         }
-        self.position = single(entry.ends)?;
-        self.ended = self.position.clone();
+        let ends = self.with_firsts(inputs::per_source(entry.ends, self.inputs.count())?).await?;
+        self.inputs.stand_at(ends);
         self.next_batch = batch + 1;
         self.totals = self.totals_after(batch).await?;
         Ok(())
     }
 
+    /// A source of which Spark had no offset yet stands where it starts.
+    async fn with_firsts(&self, mut ends: Vec<Offsets>) -> Result<Vec<Offsets>> {
+        if ends.iter().any(|end| end.0.is_empty()) {
+            let first = self.inputs.first_offsets(&self.checkpoint, false).await?;
+            for (end, first) in ends.iter_mut().zip(first).filter(|(end, _)| end.0.is_empty()) {
+                *end = first;
+            }
+        }
+        Ok(ends)
+    }
+
     /// A checkpoint that Spark wrote has no ledger: the count starts where it is taken over.
     async fn totals_after(&self, batch: u64) -> Result<Totals> {
         let Some(prepared) = self.checkpoint.find_prepared(batch).await? else {
-            return Ok(Totals { counted_from: self.position.clone(), ..Totals::default() });
+            return Ok(Totals { counted_from: self.inputs.positions(), ..Totals::default() });
         };
         let mut dead_letter_urls = prepared.earlier_dead_letter_urls;
         dead_letter_urls.push(prepared.dead_letter_url);
-        Ok(Totals { ledger: prepared.totals, counted_from: prepared.counted_from.parse()?, dead_letter_urls })
+        Ok(Totals { ledger: prepared.totals, counted_from: from_lines(&prepared.counted_from)?, dead_letter_urls })
     }
 
     async fn run_again(&mut self, batch: u64, reporter: &Reporter) -> Result<()> {
@@ -123,12 +135,9 @@ impl StreamingQuery {
         match batch.checked_sub(1) {
             Some(previous) => self.stand_after(previous).await?,
             None => {
-                self.position = match self.checkpoint.read_initial_offsets().await? {
-                    Some(offsets) => offsets,
-                    None => self.source()?.starting_offsets().await?,
-                };
-                self.totals.counted_from = self.position.clone();
-                self.ended = self.position.clone();
+                let first = self.inputs.first_offsets(&self.checkpoint, false).await?;
+                self.totals.counted_from = first.clone();
+                self.inputs.stand_at(first);
             }
         }
         self.next_batch = batch;
@@ -141,8 +150,8 @@ impl StreamingQuery {
             self.finish(&prepared).await?;
             return self.stand_after(batch).await;
         }
-        if let Some(start) = entry.start()? {
-            self.position = start;
+        if let Some(starts) = entry.starts()? {
+            self.inputs.start_at(inputs::per_source(starts, self.inputs.count())?);
         }
         let progress = self.begin_progress();
         self.run_one(&entry, progress, reporter).await

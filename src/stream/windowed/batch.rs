@@ -1,8 +1,11 @@
 //! One batch of a query with windows: source -> decode -> partial aggregates -> state -> closed windows -> output.
 
 use arrow::array::RecordBatch;
-use futures::{StreamExt, future::BoxFuture};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use futures::{
+    StreamExt,
+    future::{BoxFuture, try_join_all},
+};
+use tokio::sync::mpsc::{Sender, channel};
 
 use super::run::{QueryState, Settled, Watermarks};
 use crate::{
@@ -10,14 +13,17 @@ use crate::{
     checkpoint::Ledger,
     clock::Stopwatch,
     error::{Error, ErrorKind, Result},
+    event_time::{EventTimeStats, WatermarkTracker},
     fault::crash_point,
     sink::file::FileSink,
     stream::{
-        batch::{BatchResult, BatchWork, write_dead_letters},
+        batch::{BatchResult, BatchWork, records_read, write_dead_letters},
+        inputs::Inputs,
         isolate::{Good, Isolator},
         output::{BatchWriter, Output},
-        plan::{QueryPlan, WindowedPlan},
-        reader::{self, EventTimes, Reader},
+        plan::{QueryPlan, Source, WindowedPlan},
+        reader::EventTimes,
+        scan::{Rows, TableScans, fed},
         window_progress::WindowProgress,
     },
 };
@@ -34,7 +40,7 @@ pub struct SetAside<'a> {
 
 /// What the parts of a batch work with.
 pub struct Parts<'a> {
-    pub reader: &'a mut Option<Reader>,
+    pub inputs: &'a mut Inputs,
     pub plan: &'a QueryPlan,
     pub state: &'a mut QueryState,
     pub output: &'a mut Output,
@@ -51,14 +57,15 @@ pub struct Parts<'a> {
 /// be used any more.
 pub async fn run_batch(parts: &mut Parts<'_>, work: &BatchWork<'_>, watermarks: Watermarks) -> Result<BatchResult> {
     let before = parts.state.operators.clone();
-    match attempt(parts, work, watermarks, None).await {
+    match attempt(parts, work, watermarks, false).await {
         Err(error) if error.kind() == ErrorKind::BadRecord => {
             tracing::warn!(batch = work.batch, reason = error.message(), "running the batch again in steps");
             parts.state.roll_back(before).await?;
-            let mode = parts.plan.parse_mode()?;
-            attempt(parts, work, watermarks, Some(mode)).await.map_err(|error| match (error.kind(), mode) {
+            let modes = parts.plan.sources.iter().map(Source::parse_mode).collect::<Result<Vec<_>>>()?;
+            let stops_at_one = modes.contains(&ParseMode::FailFast);
+            attempt(parts, work, watermarks, true).await.map_err(|error| match error.kind() {
                 // Every record passed alone: it is an expression over the rows of the aggregate.
-                (ErrorKind::BadRecord, ParseMode::DeadLetter | ParseMode::DropMalformed | ParseMode::Permissive) => {
+                ErrorKind::BadRecord if !stops_at_one => {
                     error.context("above the aggregate, for a group or a window").help(
                         "change the expression, with NULLIF(x, 0) or TRY_CAST, and start again: the checkpoint goes on",
                     )
@@ -70,35 +77,31 @@ pub async fn run_batch(parts: &mut Parts<'_>, work: &BatchWork<'_>, watermarks: 
     }
 }
 
-/// `isolating` is the mode of bad records, when they are looked for.
+/// `isolating` looks for bad records.
 async fn attempt(
     parts: &mut Parts<'_>,
     work: &BatchWork<'_>,
     watermarks: Watermarks,
-    isolating: Option<ParseMode>,
+    isolating: bool,
 ) -> Result<BatchResult> {
-    let Parts { reader, plan, state, output, aside } = parts;
+    let Parts { inputs, plan, state, output, aside } = parts;
     let future_us = state.tracker.future_us(work.timestamp_ms);
     let (late_in, late_out) = channel(LATE_QUEUE_BATCHES);
     let mut windowed = plan.windowed(work.timestamp_ms, (watermarks, future_us), Some(late_in)).await?;
     windowed.planned.emits = work.emits;
-    let isolator = match isolating {
-        Some(mode) => Some(isolator(plan, work, (watermarks, future_us), mode).await?),
-        None => None,
+    let isolators = match isolating {
+        true => isolators(plan, work, (watermarks, future_us)).await?,
+        false => Vec::new(),
     };
-    let column = event_time_column(plan, &windowed.projection)?;
-    let times = column.map(|column| EventTimes::new(column, future_us, work.timestamp_ms));
-    let decoded = (windowed.projection.as_slice(), isolator.is_some());
-    let (reading, queues) = reader::start(reader, &plan.source, decoded, work.ranges, times)?;
-    let (rows, isolate) = good_rows(isolator, queues.rows, queues.more_dead_letters);
+    let times = event_times(plan, state, &windowed.reads, work.timestamp_ms)?;
+    let started = inputs.start(&windowed.reads, work, isolating, times)?;
+    let (rows, isolate) = good_rows(isolators, started.rows, started.more_dead_letters);
     // Another attempt's files of state may lie there.
-    let owner = if isolating.is_some() { format!("{}-again", work.owner) } else { work.owner.to_owned() };
+    let owner = if isolating { format!("{}-again", work.owner) } else { work.owner.to_owned() };
     let running = async {
         let mut writer = output.begin(work.batch, work.owner).await?;
-        windowed.feed(rows);
-        let ran = run(&windowed, state, watermarks, &owner, &mut writer).await;
-        // A reading thread whose rows nobody takes would wait for ever, and so would the writer of the late rows.
-        drop(windowed.unread());
+        let ran = fed(&windowed.reads, rows, run(&windowed, state, watermarks, &owner, &mut writer)).await;
+        // The writer of the late rows would wait for ever.
         windowed.planned.late.close();
         match ran {
             Ok((written, counts)) => Ok((writer.finish().await?, written, counts)),
@@ -108,13 +111,14 @@ async fn attempt(
             }
         }
     };
-    let dead = write_dead_letters(aside.dead_letters, queues.dead_letters, work.owner);
+    let dead = write_dead_letters(aside.dead_letters, started.dead_letters, work.owner);
     let late = write_dead_letters(aside.late, late_out, work.owner);
     let (ran, bad, dead_letters, late) = tokio::join!(running, isolate, dead, late);
-    let counts = reading.end(reader).await?;
+    let counts = started.readings.end(inputs).await?;
     let (dead_letters, late) = (dead_letters?, late?);
+    let refused = counts.iter().any(|counts| counts.refused);
     let (isolated, (files, written, settled)) = match (bad, ran) {
-        (Ok(isolated), Ok(ran)) if !counts.refused => (isolated, ran),
+        (Ok(isolated), Ok(ran)) if !refused => (isolated, ran),
         (Ok(_), Ok(_)) => return Err(Error::internal("the plan ended before its input: the batch is not complete")),
         // What ended the isolating is the reason that the plan's input broke off.
         (Err(error), _) | (Ok(_), Err(error)) => {
@@ -123,71 +127,81 @@ async fn attempt(
             return Err(error);
         }
     };
-    state.tracker.observe(&counts.newest);
-    if work.emits && windowed.planned.emit.period.is_some() {
-        state.emitted_ms = Some(work.timestamp_ms);
+    plan.check_unchanged().await?;
+    let mut times = EventTimeStats::default();
+    for (source, counts) in counts.iter().enumerate() {
+        state.tracker.observe(source, &counts.newest);
+        times.merge(&counts.times);
     }
     let step = Stopwatch::start();
     let place = state.save(work.batch, &owner).await?;
     let windows = WindowProgress {
         watermark_ms: watermarks.to_ms,
-        times: counts.times,
+        times,
         late: settled.counts.late,
         late_samples: windowed.planned.late.samples(),
         operators: settled.operators,
         commit_ms: step.elapsed_ms(),
     };
     crash_point("staged", work.batch);
-    let summary = counts.summary;
-    let bad = counts.bad + isolated;
-    let ledger = Ledger::of_stateful(summary.records, summary.gaps, bad, settled.counts, written);
-    Ok(BatchResult { files, dead_letters, late, state: Some(place), ledger, windows: Some(windows) })
+    let ledger = Ledger::of_stateful(records_read(&windowed.reads, &counts, &isolated), settled.counts, written);
+    let consumed = counts.iter().map(|counts| counts.summary.records).collect();
+    Ok(BatchResult { files, dead_letters, late, state: Some(place), ledger, consumed, windows: Some(windows) })
 }
 
-/// Finds the records on which the plan below the windows fails. It has a plan of its own, which keeps nothing.
-async fn isolator(
-    plan: &QueryPlan,
-    work: &BatchWork<'_>,
-    bounds: (Watermarks, i64),
-    mode: ParseMode,
-) -> Result<Isolator> {
-    let probe = plan.windowed(work.timestamp_ms, bounds, None).await?.over_records();
-    let probe = probe.ok_or_else(|| Error::internal("a query with windows has no window"))?;
-    Isolator::new(&probe, mode)
+/// For each source, what finds the records on which the plan below the windows fails. It has a plan of its own, which
+/// keeps nothing.
+async fn isolators(plan: &QueryPlan, work: &BatchWork<'_>, bounds: (Watermarks, i64)) -> Result<Vec<Isolator>> {
+    let mut isolators = Vec::new();
+    for source in &plan.sources {
+        let probe = plan.windowed(work.timestamp_ms, bounds, None).await?.over_records();
+        isolators.push(Isolator::new(&probe, source.parse_mode()?)?);
+    }
+    Ok(isolators)
 }
 
-/// The rows for the plan, and what has to run beside it: how many records it took out.
+/// The rows for the plan, and what has to run beside it: how many records of each source it took out.
 fn good_rows(
-    isolator: Option<Isolator>,
-    mut decoded: Receiver<Result<RecordBatch>>,
+    isolators: Vec<Isolator>,
+    decoded: Vec<Rows>,
     dead_letters: Sender<RecordBatch>,
-) -> (Receiver<Result<RecordBatch>>, BoxFuture<'static, Result<u64>>) {
-    let Some(mut isolator) = isolator else {
-        drop(dead_letters);
-        return (decoded, Box::pin(std::future::ready(Ok(0))));
-    };
-    let (good_in, good_out) = channel(1);
-    let work = async move {
-        let mut bad = 0;
-        while let Some(batch) = decoded.recv().await {
-            let mut good = Vec::new();
-            let isolated = isolator.run(&batch?, Good::Keep(&mut good)).await?;
-            bad += isolated.bad;
-            if let Some(letters) = isolated.dead_letters
-                && dead_letters.send(letters).await.is_err()
-            {
-                return Err(Error::internal("the dead letters' writer ended before the batch"));
-            }
-            for rows in good {
-                if good_in.send(Ok(rows)).await.is_err() {
-                    // The plan has failed, and says why.
-                    return Ok(bad);
-                }
+) -> (Vec<Rows>, BoxFuture<'static, Result<Vec<u64>>>) {
+    if isolators.is_empty() {
+        return (decoded, Box::pin(std::future::ready(Ok(Vec::new()))));
+    }
+    let (mut good, mut work) = (Vec::new(), Vec::new());
+    for (source, (isolator, decoded)) in isolators.into_iter().zip(decoded).enumerate() {
+        let (good_in, good_out) = channel(1);
+        good.push(good_out);
+        work.push(isolate((source, isolator), decoded, good_in, dead_letters.clone()));
+    }
+    (good, Box::pin(try_join_all(work)))
+}
+
+async fn isolate(
+    (source, mut isolator): (usize, Isolator),
+    mut decoded: Rows,
+    good_in: Sender<Result<RecordBatch>>,
+    dead_letters: Sender<RecordBatch>,
+) -> Result<u64> {
+    let mut bad = 0;
+    while let Some(batch) = decoded.recv().await {
+        let mut good = Vec::new();
+        let isolated = isolator.run(source, &batch?, Good::Keep(&mut good)).await?;
+        bad += isolated.bad;
+        if let Some(letters) = isolated.dead_letters
+            && dead_letters.send(letters).await.is_err()
+        {
+            return Err(Error::internal("the dead letters' writer ended before the batch"));
+        }
+        for rows in good {
+            if good_in.send(Ok(rows)).await.is_err() {
+                // The plan has failed, and says why.
+                return Ok(bad);
             }
         }
-        Ok(bad)
-    };
-    (good_out, Box::pin(work))
+    }
+    Ok(bad)
 }
 
 async fn run(
@@ -208,10 +222,17 @@ async fn run(
     Ok((written, state.settle(planned, absorbed).await?))
 }
 
-/// Where the event time is among the decoded columns, if the query waits for it.
-fn event_time_column(plan: &QueryPlan, projection: &[usize]) -> Result<Option<usize>> {
-    let Some(name) = plan.event_time().map(|watermark| &watermark.column) else { return Ok(None) };
-    let is_it = |index: &usize| plan.source.columns.get(*index).is_some_and(|column| column.name == *name);
-    let found = projection.iter().position(is_it);
-    found.map(Some).ok_or_else(|| Error::internal(format!("the event time {name} is not decoded")))
+/// What finds the newest events of each source among its decoded columns.
+fn event_times(plan: &QueryPlan, state: &QueryState, reads: &[TableScans], now_ms: i64) -> Result<Vec<EventTimes>> {
+    if !plan.waits() {
+        return Ok(Vec::new());
+    }
+    let of = |((source, reads), known): ((&Source, &TableScans), &WatermarkTracker)| {
+        let name = source.table.watermark.as_ref().map(|watermark| watermark.column.as_str()).unwrap_or_default();
+        let is_it = |index: &usize| source.table.columns.get(*index).is_some_and(|column| column.name == name);
+        let column = reads.projection.iter().position(is_it);
+        let column = column.ok_or_else(|| Error::internal(format!("the event time {name} is not decoded")))?;
+        Ok(EventTimes::new(column, known.future_us(now_ms), now_ms))
+    };
+    plan.sources.iter().zip(reads).zip(state.tracker.sources()).map(of).collect()
 }

@@ -18,9 +18,9 @@ use tokio::sync::mpsc::channel;
 use super::run::{QueryState, Watermarks};
 use crate::{
     catalog::{Job, Variables, parse_duration},
-    checkpoint::Ledger,
+    checkpoint::{Ledger, Read},
     error::{Error, Result},
-    event_time::{NO_WATERMARK_MS, PartitionTime, PartitionTimes, WatermarkTracker},
+    event_time::{NO_WATERMARK_MS, PartitionTime, PartitionTimes},
     session::{SessionLimits, session},
     state::{StateRef, micros},
     store::Store,
@@ -71,8 +71,7 @@ impl Running {
     async fn empty(plan: &QueryPlan, store: &Store) -> Result<QueryState> {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
-        let tracker = WatermarkTracker::new(plan.event_time().cloned());
-        Ok(QueryState::new(&planned.operators, tracker, store.clone()))
+        Ok(QueryState::new(&planned.operators, plan.watermark(), store.clone()))
     }
 
     async fn restart(&mut self) -> Result<()> {
@@ -93,7 +92,7 @@ impl Running {
         }
         let (emits, to_ms) = self.next();
         if self.state.would_give_rows(self.plan.emit, emits, Watermarks { from_ms: self.from_ms, to_ms })? {
-            let none = RecordBatch::new_empty(self.plan.source.schema());
+            let none = RecordBatch::new_empty(self.plan.sources[0].table.schema());
             shown.extend(self.run(&none, emits, to_ms).await?);
         }
         Ok(shown)
@@ -102,7 +101,7 @@ impl Running {
     /// Does the next batch write rows, and which windows close with it?
     fn next(&mut self) -> (bool, i64) {
         let emits = self.state.is_due(self.plan.emit, self.now_ms);
-        let to_ms = if emits { self.state.tracker.advance(self.now_ms, &|_, _| false) } else { self.from_ms };
+        let to_ms = if emits { self.state.tracker.advance(self.now_ms, &|_, _, _| false) } else { self.from_ms };
         (emits, to_ms)
     }
 
@@ -112,12 +111,8 @@ impl Running {
         let (late_in, mut late_out) = channel(100);
         let mut windowed = self.plan.windowed(self.now_ms, (watermarks, future_us), Some(late_in)).await?;
         windowed.planned.emits = emits;
-        let (sender, receiver) = channel(1);
-        sender
-            .try_send(Ok(records.project(&windowed.projection)?))
-            .map_err(|_| Error::internal("the queue is full"))?;
-        drop(sender);
-        windowed.feed(receiver);
+        let [scans] = &windowed.reads[..] else { return Err(Error::internal("one source is wanted")) };
+        scans.put(&records.project(&scans.projection)?)?;
         let (owner, mut shown, mut written) = (format!("q-{}-run", self.batch), Vec::new(), 0);
         let absorbed = self.state.absorb(&windowed.planned, watermarks, &owner).await?;
         let mut stream = windowed.planned.rest()?;
@@ -137,7 +132,8 @@ impl Running {
         }
         self.saved = Some(self.state.save(self.batch, &owner).await?);
         self.state.committed().await?;
-        self.ledger += Ledger::of_stateful(records.num_rows() as u64, 0, 0, counts, written);
+        self.ledger +=
+            Ledger::of_stateful(Read { consumed: records.num_rows() as u64, ..Read::default() }, counts, written);
         assert!(self.ledger.balances(), "{:?}", self.ledger);
         (self.from_ms, self.batch) = (to_ms, self.batch + 1);
         Ok(shown)
@@ -145,12 +141,13 @@ impl Running {
 
     /// What the reading thread does: one partition here.
     fn observe(&mut self, records: &RecordBatch, future_us: i64) -> Result<()> {
-        let Some(column) = self.plan.event_time().map(|watermark| watermark.column.clone()) else { return Ok(()) };
+        let watermark = self.plan.sources[0].table.watermark.clone().filter(|_| self.plan.waits());
+        let Some(column) = watermark.map(|watermark| watermark.column) else { return Ok(()) };
         let times = records.column_by_name(&column).ok_or_else(|| Error::internal("no event time"))?;
         let newest_us = micros(times)?.iter().flatten().filter(|time| *time <= future_us).max();
         if let Some(newest_us) = newest_us {
             let time = PartitionTime { newest_us, active_ms: self.now_ms };
-            self.state.tracker.observe(&PartitionTimes::from([("t".to_owned(), [(0, time)].into())]));
+            self.state.tracker.observe(0, &PartitionTimes::from([("t".to_owned(), [(0, time)].into())]));
         }
         Ok(())
     }
@@ -191,7 +188,7 @@ impl AsyncDB for Corpus {
         let rows = match word {
             "BATCH" => {
                 running.now_ms += 1_000;
-                let records = values(rest, running.plan.source.schema()).await?;
+                let records = values(rest, running.plan.sources[0].table.schema()).await?;
                 running.step(Some(records)).await?
             }
             "IDLE" => {

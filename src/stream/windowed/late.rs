@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array},
+    array::{
+        Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, new_null_array,
+    },
     compute::take_record_batch,
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
 };
@@ -37,25 +39,46 @@ pub struct Bounds {
 /// Where rows go that no window takes, and how many they were.
 #[derive(Debug)]
 pub struct LateRows {
+    kept: Arc<Kept>,
+    /// How the rows of one aggregate become rows that those of all have, if several read records.
+    shape: Option<LateShape>,
+}
+
+#[derive(Debug)]
+struct Kept {
     sender: Mutex<Option<Sender<RecordBatch>>>,
     count: AtomicU64,
     samples: Mutex<Vec<Value>>,
 }
 
+/// A column of the late rows of one aggregate, or none, for each column of those of all aggregates.
+#[derive(Debug, Clone)]
+pub struct LateShape {
+    schema: SchemaRef,
+    columns: Vec<Option<usize>>,
+}
+
 impl LateRows {
     /// They are sent to `sender`, in batches of `late_schema`.
     pub fn new(sender: Option<Sender<RecordBatch>>) -> Self {
-        Self { sender: Mutex::new(sender), count: AtomicU64::new(0), samples: Mutex::default() }
+        let kept = Kept { sender: Mutex::new(sender), count: AtomicU64::new(0), samples: Mutex::default() };
+        Self { kept: Arc::new(kept), shape: None }
+    }
+
+    /// The same, for the rows of one aggregate of several.
+    #[must_use]
+    pub fn of_one(&self, shape: Option<LateShape>) -> Self {
+        Self { kept: Arc::clone(&self.kept), shape }
     }
 
     /// No more will come: whoever waits for them need not wait any longer.
     pub fn close(&self) {
-        drop(self.sender());
+        drop(self.kept.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// The way to whoever keeps them; nobody else gets it.
+    /// The way to whoever keeps them.
     pub fn sender(&self) -> Option<Sender<RecordBatch>> {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.kept.sender.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Counts rows and sends them through `sender`.
@@ -63,15 +86,19 @@ impl LateRows {
     /// # Errors
     /// `Internal` if whoever keeps them has stopped.
     pub async fn set_aside(&self, rows: RecordBatch, sender: Option<&Sender<RecordBatch>>) -> Result<()> {
-        self.count.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
+        self.kept.count.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
         self.sample(&rows)?;
         let Some(sender) = sender else { return Ok(()) };
+        let rows = match &self.shape {
+            Some(shape) => shape.shaped(&rows)?,
+            None => rows,
+        };
         let sent = sender.send(rows).await;
         sent.map_err(|_| Error::internal("late rows cannot be kept: their writer has stopped"))
     }
 
     fn sample(&self, rows: &RecordBatch) -> Result<()> {
-        let mut taken = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.kept.samples.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.len() < SAMPLES_MAX {
             let more = samples(rows, SAMPLES_MAX - taken.len())?;
             taken.extend(more);
@@ -81,14 +108,66 @@ impl LateRows {
 
     /// The first of them, as JSON objects.
     pub fn samples(&self) -> Vec<Value> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.kept.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many there were so far.
     pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        self.kept.count.load(Ordering::Relaxed)
     }
 }
+
+impl LateShape {
+    /// The columns of all `inputs`, and how those of each become them: columns of one name and type are one. Columns of
+    /// one name and other types get a number.
+    pub fn of_all(inputs: &[SchemaRef]) -> Vec<Self> {
+        let mut fields: Vec<Field> = Vec::new();
+        let mut places: Vec<Vec<usize>> = Vec::new();
+        for (index, input) in inputs.iter().enumerate() {
+            let place = |field: &arrow::datatypes::FieldRef, fields: &mut Vec<Field>| {
+                let same = |known: &Field| known.name() == field.name();
+                match fields.iter().position(|known| same(known) && known.data_type() == field.data_type()) {
+                    Some(at) => at,
+                    None => {
+                        let is_taken = fields.iter().any(same);
+                        let name = if is_taken { format!("{}_{index}", field.name()) } else { field.name().clone() };
+                        fields.push(Field::new(name, field.data_type().clone(), true));
+                        fields.len() - 1
+                    }
+                }
+            };
+            places.push(input.fields().iter().map(|field| place(field, &mut fields)).collect());
+        }
+        let schema = late_schema(&Schema::new(fields));
+        let added = |places: &[usize], at: usize| {
+            let of_input = places.iter().position(|place| *place == at);
+            // What is added to a late row comes last in both.
+            let behind = schema.fields().len() - at;
+            of_input.or_else(|| (behind <= LATE_COLUMNS).then(|| places.len() + LATE_COLUMNS - behind))
+        };
+        let shape = |places: &Vec<usize>| Self {
+            columns: (0..schema.fields().len()).map(|at| added(places, at)).collect(),
+            schema: Arc::clone(&schema),
+        };
+        places.iter().map(shape).collect()
+    }
+
+    /// The schema of all late rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn shaped(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let columns = self.schema.fields().iter().zip(&self.columns).map(|(field, from)| match from {
+            Some(from) => Arc::clone(rows.column(*from)),
+            None => new_null_array(field.data_type(), rows.num_rows()),
+        });
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns.collect())?)
+    }
+}
+
+/// How many columns `late_schema` adds.
+const LATE_COLUMNS: usize = 5;
 
 /// What is kept of a late row: its columns, its last window, and why it is late.
 pub fn late_schema(input: &Schema) -> SchemaRef {
@@ -176,5 +255,27 @@ impl Sieve {
         columns.push(Arc::new(StringArray::from_iter_values(shown)));
         RecordBatch::try_new(Arc::clone(&self.late_schema), columns)
             .map_err(|error| Error::internal(format!("late rows: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_rows_of_two_aggregates_have_the_columns_of_both() {
+        let schema = |fields: &[(&str, DataType)]| {
+            Schema::new(fields.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Vec<_>>())
+        };
+        let first = schema(&[("id", DataType::Int64), ("price", DataType::Float64)]);
+        let second = schema(&[("name", DataType::Utf8), ("id", DataType::Int64), ("price", DataType::Utf8)]);
+        let shapes = LateShape::of_all(&[Arc::new(first), Arc::new(second)]);
+        let names: Vec<&str> = shapes[0].schema.fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names[..4], ["id", "price", "name", "price_1"]);
+        assert_eq!(names.len(), 4 + LATE_COLUMNS);
+        let added = |from: usize| (from..from + LATE_COLUMNS).map(Some);
+        assert_eq!(shapes[0].columns, [Some(0), Some(1), None, None].into_iter().chain(added(2)).collect::<Vec<_>>());
+        let wanted = [Some(1), None, Some(0), Some(2)].into_iter().chain(added(3)).collect::<Vec<_>>();
+        assert_eq!(shapes[1].columns, wanted);
     }
 }

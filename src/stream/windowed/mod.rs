@@ -1,8 +1,9 @@
 //! Windowed aggregates over a stream: panes of partial aggregates in the state, windows out when the watermark passes.
 //!
-//! `stages.rs` cuts the plan at each windowed aggregate, `source.rs` looks at what is below it; `assign.rs` gives rows
-//! their panes, `late.rs` is about those that come too late, and
-//! `samples.rs` shows some of them. Sessions are put together from pieces: `guard.rs` lets rows
+//! `stages.rs` cuts the plan at each windowed aggregate, which gives a tree: an aggregate is over records or over the
+//! rows of others, and the rest of the plan over any of them. `source.rs` looks at what is below a cut; `assign.rs` gives
+//! rows their panes, `late.rs` is about those that come too late, and `samples.rs` shows some of them. Sessions are put
+//! together from pieces: `guard.rs` lets rows
 //! in that a session can take, `merge.rs` joins the pieces. `over.rs` says which rows an OVER looks at (`distinct.rs`:
 //! DISTINCT is one), `over_cut.rs` cuts the plan there, `moments.rs` keeps the rows. `planner.rs` makes the physical plans
 //! of one batch, `replayable.rs` says which windows a late row belongs to, `run.rs` runs them over the state, and `batch.rs` between the source and the output. `update.rs` has the
@@ -11,7 +12,9 @@
 
 mod assign;
 mod batch;
+mod closing;
 mod distinct;
+mod emission;
 mod exec;
 mod guard;
 mod keys;
@@ -42,6 +45,8 @@ pub use update::grows;
 
 #[cfg(test)]
 mod corpus_tests;
+#[cfg(test)]
+mod join_tests;
 #[cfg(test)]
 mod over_tests;
 #[cfg(test)]

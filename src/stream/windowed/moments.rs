@@ -15,18 +15,18 @@ use datafusion::{
     logical_expr::{Expr, ExprFunctionExt, LogicalPlanBuilder, lit},
     physical_expr::PhysicalExpr,
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
-        stream::RecordBatchStreamAdapter,
+        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements, PlanProperties,
+        SendableRecordBatchStream, stream::RecordBatchStreamAdapter,
     },
 };
 use futures::StreamExt;
 
 use super::{
+    emission::Emission,
     exec::one_partition,
     late::{LateRows, Reason, Sieve},
     over::{Looks, Rank, RowTime, due_field},
     planner::{StagePlanner, physical},
-    stages::Emission,
 };
 use crate::{
     error::{Error, Result},
@@ -169,6 +169,10 @@ impl ExecutionPlan for MomentExec {
 
     fn properties(&self) -> &Arc<PlanProperties> {
         &self.properties
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        InputDistributionRequirements::new(vec![Distribution::SinglePartition])
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {

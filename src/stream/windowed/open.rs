@@ -5,7 +5,7 @@ use crate::{
     catalog::Table,
     checkpoint::{Checkpoint, Prepared},
     error::{Error, ErrorKind, Result},
-    event_time::{NO_WATERMARK_MS, WatermarkTracker},
+    event_time::NO_WATERMARK_MS,
     sink::file::FileSink,
     store::Store,
     stream::{commit::is_left_over, output, plan::QueryPlan},
@@ -31,8 +31,7 @@ impl Windows {
         let schema = plan.stages()?.late_schema();
         let schema = schema.ok_or_else(|| Error::internal("a query with windows has no window"))?;
         let (late_store, late_sink) = output::late(sink, schema, checkpoint).await?;
-        let tracker = WatermarkTracker::new(plan.event_time().cloned());
-        let state = QueryState::new(&planned.operators, tracker, checkpoint.store().clone());
+        let state = QueryState::new(&planned.operators, plan.watermark(), checkpoint.store().clone());
         Ok(Self { state, late_store, late_sink, swept: false })
     }
 

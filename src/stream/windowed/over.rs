@@ -55,6 +55,8 @@ pub enum Rank {
 #[derive(Debug, Clone)]
 pub struct Looks {
     pub time: RowTime,
+    /// The name of its column: the places differ where the optimizer has added columns.
+    time_name: String,
     pub looks: Vec<Look>,
     /// So far back, microseconds of event time.
     pub within_us: i64,
@@ -90,7 +92,8 @@ impl Looks {
     /// `Unsupported` for a function that needs rows without bound, with the way out.
     pub fn new(exprs: &[Expr], schema: &DFSchema, windows: Option<&WindowSpec>) -> Result<Self> {
         let mut time = None;
-        let mut looks = Self { time: RowTime::Column(0), looks: Vec::new(), within_us: 0, ahead_us: 0 };
+        let (time_name, column) = (String::new(), RowTime::Column(0));
+        let mut looks = Self { time: column, time_name, looks: Vec::new(), within_us: 0, ahead_us: 0 };
         for expr in exprs {
             let name = expr.schema_name().to_string();
             let Expr::WindowFunction(function) = expr.clone().unalias() else {
@@ -104,6 +107,8 @@ impl Looks {
             looks.add(&name, &function.fun, &function.params, found)?;
         }
         looks.time = time.ok_or_else(|| Error::internal("a window without functions"))?;
+        let (RowTime::Column(at) | RowTime::WindowEnd(at) | RowTime::WindowStart(at, _)) = looks.time;
+        schema.field(at).name().clone_into(&mut looks.time_name);
         Ok(looks)
     }
 
@@ -112,7 +117,7 @@ impl Looks {
     /// # Errors
     /// `Unsupported` if they are over different times.
     pub fn merge(&mut self, other: Self) -> Result<()> {
-        if self.time != other.time {
+        if self.time_name != other.time_name {
             return Err(Error::unsupported("window functions over different orders over a stream").help(ORDER_HELP));
         }
         self.looks.extend(other.looks);

@@ -8,9 +8,10 @@ use datafusion::{
 };
 
 use super::{
+    emission::Emission,
     over::{DUE, Looks, due_field, ranked_by, upper_bounds},
     source::window_of,
-    stages::{Emission, Kept, Operator, keep_apart, list},
+    stages::{Kept, Operator, feeds, is_per_window, keep_apart, list},
 };
 use crate::{
     error::{Error, Result},
@@ -23,19 +24,26 @@ pub fn cut_window(window: &Window, operators: &mut Vec<Operator>) -> Result<Opti
     let partitions: Option<Vec<&[Expr]>> = window.window_expr.iter().map(partition).collect();
     let partitions = partitions.ok_or_else(|| Error::internal("a window without a function"))?;
     if let Some((index, inner)) = over_moments(&window.input) {
-        let operator = operators.get_mut(index).ok_or_else(|| Error::internal("an operator is gone"))?;
-        let Kept::Rows(looks) = &mut operator.kept else { return Err(Error::internal("an operator has changed")) };
-        looks.merge(Looks::new(&window.window_expr, schema, None)?)?;
+        let gone = || Error::internal("an operator is gone");
+        let below = operators.get(index).ok_or_else(gone)?.feeds.first();
+        let spec = below.and_then(|below| operators.get(*below)).and_then(|below| below.spec);
+        // By the columns of the operator: between here and there the optimizer may have left some out.
+        let more = Looks::new(&window.window_expr, inner.schema(), spec.as_ref())?;
+        let Kept::Rows(looks) = &mut operators.get_mut(index).ok_or_else(gone)?.kept else { return Err(gone()) };
+        looks.merge(more)?;
         return over_due(window, inner).map(Some);
     }
     let assign = window_of(&window.input);
-    let before = emission_below(&window.input).filter(|_| assign.is_none()).and_then(|index| operators.get(index));
-    let before = before.filter(|before| !matches!(before.kept, Kept::Rows(_)));
-    if let Some(before) = before
-        && partitions.iter().all(|keys| before.spec.is_some_and(|spec| keep_apart(keys, schema, &spec)))
-    {
+    let feeding = feeds(&window.input).into_iter().filter_map(|index| operators.get(index));
+    let feeding: Vec<&Operator> = feeding.filter(|_| assign.is_none()).collect();
+    let node = LogicalPlan::Window(window.clone());
+    if partitions.iter().all(|keys| is_per_window(keys, &node, &feeding)) {
         return Ok(None);
     }
+    let before = match feeding[..] {
+        [before] if !matches!(before.kept, Kept::Rows(_)) => Some(before),
+        _ => None,
+    };
     let (index, behind_us) = (operators.len(), behind_us(&window.input, operators));
     let plan = LogicalPlan::clone(&window.input);
     if let Some(assign) = assign {
@@ -55,7 +63,7 @@ pub fn cut_window(window: &Window, operators: &mut Vec<Operator>) -> Result<Opti
             Arc::new(Emission::plan(index, Arc::clone(schema))),
         )?);
         let (kept, name) = (Kept::InWindows { start, end }, format!("rows in {spec}"));
-        operators.push(Operator { plan, spec: Some(spec), kept, behind_us, name });
+        operators.push(Operator::new((plan, Some(spec), kept), behind_us, name, operators));
         return Ok(Some(above));
     }
     let looks = Looks::new(&window.window_expr, schema, before.and_then(|before| before.spec.as_ref()))?;
@@ -64,7 +72,7 @@ pub fn cut_window(window: &Window, operators: &mut Vec<Operator>) -> Result<Opti
         format!("rows for OVER (PARTITION BY {})", partitions.first().map_or_else(String::new, |keys| list(keys)));
     // A moment, so that a row is late once the watermark has passed it.
     let spec = Some(WindowSpec::new(WindowKind::Tumble, 1, 0, None)?);
-    operators.push(Operator { plan, spec, kept: Kept::Rows(looks), behind_us, name });
+    operators.push(Operator::new((plan, spec, Kept::Rows(looks)), behind_us, name, operators));
     over_due(window, emission).map(Some)
 }
 
@@ -92,8 +100,8 @@ fn over_moments(plan: &LogicalPlan) -> Option<(usize, LogicalPlan)> {
 
 /// How far the watermark of what runs over a plan is behind the source's.
 pub fn behind_us(input: &LogicalPlan, operators: &[Operator]) -> i64 {
-    let before = emission_below(input).and_then(|index| operators.get(index));
-    before.map_or(0, Operator::rows_behind_us)
+    let before = feeds(input).into_iter().filter_map(|index| operators.get(index));
+    before.map(Operator::rows_behind_us).max().unwrap_or(0)
 }
 
 /// The emission that a plan runs over.

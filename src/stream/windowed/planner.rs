@@ -17,8 +17,9 @@ use datafusion::{
     execution::{SessionState, TaskContext},
     logical_expr::{LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
     physical_plan::{
-        EmptyRecordBatchStream, ExecutionPlan, SendableRecordBatchStream,
+        EmptyRecordBatchStream, ExecutionPlan, ExecutionPlanProperties, SendableRecordBatchStream,
         aggregates::{AggregateExec, AggregateMode},
+        coalesce_partitions::CoalescePartitionsExec,
         execute_stream,
         stream::RecordBatchStreamAdapter,
         streaming::{PartitionStream, StreamingTableExec},
@@ -28,6 +29,7 @@ use datafusion::{
 
 use super::{
     assign::StreamAssignExec,
+    emission::Emission,
     guard::{KnownSessions, SessionGuardExec},
     late::{Bounds, LateRows, Sieve},
     merge::{SessionMergeExec, Wanted},
@@ -35,7 +37,7 @@ use super::{
     over::Looks,
     run::Watermarks,
     source::SessionKeys,
-    stages::{Emission, Kept, KeptAggregate, Operator, Stages},
+    stages::{Kept, KeptAggregate, Operator, Stages},
 };
 use crate::{
     catalog::{Emit, OutputMode},
@@ -51,11 +53,15 @@ pub type StateRows = std::pin::Pin<Box<dyn futures::Stream<Item = Result<RecordB
 #[derive(Debug)]
 pub struct PlannedOperator {
     pub name: String,
+    /// How many operators a row has gone through before.
+    pub depth: usize,
     /// Over the new rows; gives rows of state.
     pub partial: Arc<dyn ExecutionPlan>,
     pub layout: StateLayout,
     /// Where the final aggregate finds the rows of the windows that close.
     pub closing: Arc<Slot>,
+    /// What gives the operator's rows.
+    pub emission: Option<Arc<dyn ExecutionPlan>>,
     /// Where the new rows find the sessions that there are.
     pub known: Arc<KnownSessions>,
     /// Input rows of the sessions that closed, once the final aggregate has run.
@@ -91,8 +97,9 @@ pub struct PlannedStages {
 
 impl PlannedStages {
     /// The part that runs over the records: all expressions that a single record can make fail.
-    pub fn over_records(&self) -> Option<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)> {
-        self.operators.first().map(|first| (Arc::clone(&first.partial), Arc::clone(&self.task)))
+    pub fn over_records(&self) -> (Vec<Arc<dyn ExecutionPlan>>, Arc<TaskContext>) {
+        let over_records = self.operators.iter().filter(|operator| operator.depth == 0);
+        (over_records.map(|operator| Arc::clone(&operator.partial)).collect(), Arc::clone(&self.task))
     }
 
     /// This batch writes no row: a total of nothing would be one.
@@ -123,27 +130,32 @@ pub async fn plan(
     late: LateRows,
 ) -> Result<PlannedStages> {
     let late = Arc::new(late);
+    let shapes = stages.late_shapes();
+    // The rows of one operator need not be made like those of others.
+    let mut shapes = shapes.iter().filter(|_| shapes.len() > 1).cloned();
     let mut operators: Vec<PlannedOperator> = Vec::new();
     let mut emissions: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     for operator in &stages.operators {
         // Windows are in time by their own watermark: only records come from clocks that may be wrong.
-        let future_us = if operators.is_empty() { future_us } else { i64::MAX };
+        let future_us = if operator.depth == 0 { future_us } else { i64::MAX };
         let bounds = watermarks.bounds(operator.behind_us, future_us);
         let known = Arc::<KnownSessions>::default();
         // What an operator gives to the next is never late there.
-        let late = if operators.is_empty() { Arc::clone(&late) } else { Arc::new(LateRows::new(None)) };
+        let late = Arc::new(if operator.depth == 0 { late.of_one(shapes.next()) } else { LateRows::new(None) });
         let stage = StagePlanner {
             emissions: emissions.clone(),
             assign: assigning(operator, bounds, &known),
             late: Arc::clone(&late),
         };
         let physical = physical(&operator.plan, state, stage).await?;
-        let planned = match &operator.kept {
+        let mut planned = match &operator.kept {
             Kept::Aggregate(kept) => take_apart(operator, kept, (known, bounds), &physical)?,
             Kept::InWindows { start, end } => keep_in_windows(operator, (*start, *end), bounds, physical),
             Kept::Rows(looks) => keep_rows(operator, looks, (bounds, late), &physical, state)?,
         };
-        emissions.push(planned.finish(stages.emit.mode)?);
+        let emission = planned.finish(stages.emit.mode)?;
+        planned.emission = Some(Arc::clone(&emission));
+        emissions.push(emission);
         operators.push(planned);
     }
     let stage = StagePlanner { emissions, assign: None, late: Arc::new(LateRows::new(None)) };
@@ -209,9 +221,11 @@ fn take_apart(
     let layout = StateLayout { schema, keys, start, end, time, rows: Some(rows), behind_us, labels };
     Ok(PlannedOperator {
         name: operator.name.clone(),
+        depth: operator.depth,
         partial: Arc::new(partial),
         layout,
         closing: Arc::default(),
+        emission: None,
         known,
         released: Arc::default(),
         bounds,
@@ -241,7 +255,12 @@ fn keep_rows(
     let rows = KeptRows::new(operator.plan.schema(), looks, state)?;
     let spec = operator.spec.ok_or_else(|| Error::internal("rows without a window"))?;
     let sieve = Sieve::new(&physical.schema(), 0, spec, bounds);
-    let partial = MomentExec::new(Arc::clone(physical), looks.time, sieve, late);
+    // The branches of a UNION ALL are partitions, which the optimiser does not see from here.
+    let input: Arc<dyn ExecutionPlan> = match physical.output_partitioning().partition_count() {
+        1 => Arc::clone(physical),
+        _ => Arc::new(CoalescePartitionsExec::new(Arc::clone(physical))),
+    };
+    let partial = MomentExec::new(input, looks.time, sieve, late);
     let layout = rows.layout(&partial.schema(), operator.behind_us);
     Ok(planned(operator, Arc::new(partial), layout, bounds, Work::Rows(rows)))
 }
@@ -255,9 +274,11 @@ fn planned(
 ) -> PlannedOperator {
     PlannedOperator {
         name: operator.name.clone(),
+        depth: operator.depth,
         partial,
         layout,
         closing: Arc::default(),
+        emission: None,
         known: Arc::default(),
         released: Arc::default(),
         bounds,
@@ -358,6 +379,15 @@ impl std::fmt::Debug for Slot {
 }
 
 impl Slot {
+    fn take(&self) -> Option<StateRows> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Has no plan read the rows?
+    pub fn is_unread(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// For the next execution.
     pub fn put(&self, rows: StateRows) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(rows);
@@ -377,9 +407,10 @@ impl PartitionStream for StateStream {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         use futures::StreamExt;
-        let rows = self.slot.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let rows = rows.unwrap_or_else(|| Box::pin(futures::stream::empty()));
-        let rows = rows.map(|batch| batch.map_err(Into::into));
+        // Not before they are asked for: a join with nothing leaves its other side alone.
+        let slot = Arc::clone(&self.slot);
+        let rows = futures::stream::once(async move { slot.take() }).flat_map(futures::stream::iter).flatten();
+        let rows = rows.map(|batch: Result<RecordBatch>| batch.map_err(Into::into));
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
     }
 }

@@ -8,28 +8,22 @@ use std::{
     },
 };
 
-use arrow::{
-    array::{BooleanArray, RecordBatch},
-    compute::filter_record_batch,
-};
+use arrow::array::RecordBatch;
 use datafusion::physical_plan::execute_stream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, future::try_join_all};
 
 use super::{
+    closing::{changing, closing, live, pieces, starting},
     late::Bounds,
     planner::{PlannedOperator, PlannedStages, StateRows},
-    update,
 };
 use crate::{
     catalog::OutputMode,
     checkpoint::StateCounts,
     clock::Stopwatch,
     error::{Error, Result},
-    event_time::{NO_WATERMARK_MS, WatermarkTracker},
-    state::{
-        FILE_BYTES, Labels, LiveRows, Manifest, MomentScan, OperatorState, StateLayout, StateRef, StateScan,
-        slice_bytes,
-    },
+    event_time::{NO_WATERMARK_MS, QueryWatermark},
+    state::{FILE_BYTES, Labels, Manifest, OperatorState, StateLayout, StateRef, slice_bytes},
     store::Store,
 };
 
@@ -40,7 +34,7 @@ const FILES_MAX: usize = if cfg!(test) { 3 } else { 16 };
 pub struct QueryState {
     store: Store,
     pub operators: Vec<OperatorState>,
-    pub tracker: WatermarkTracker,
+    pub tracker: QueryWatermark,
     /// When rows of groups that change were written last, by the batch's timestamp.
     pub emitted_ms: Option<i64>,
     /// After the last committed batch.
@@ -107,9 +101,10 @@ pub struct Settled {
 /// A batch between its two halves.
 #[derive(Debug)]
 pub struct Absorbed {
-    /// Rows that went into the first operator's state.
+    /// Rows of records that went into the state.
     held: u64,
-    released: Arc<AtomicU64>,
+    /// And those of them that left it, once the rest has run.
+    released: Vec<Arc<AtomicU64>>,
     operators: Vec<OperatorCounts>,
     watermarks: Watermarks,
     files: FileNames,
@@ -117,7 +112,7 @@ pub struct Absorbed {
 
 impl QueryState {
     /// The empty state of a query whose operators are `planned`. `store` is the checkpoint.
-    pub fn new(planned: &[PlannedOperator], tracker: WatermarkTracker, store: Store) -> Self {
+    pub fn new(planned: &[PlannedOperator], tracker: QueryWatermark, store: Store) -> Self {
         let operator =
             |planned: &PlannedOperator| OperatorState::new(planned.name.clone(), planned.layout.clone(), store.clone());
         let operators = planned.iter().map(operator).collect();
@@ -149,45 +144,37 @@ impl QueryState {
         for (operator, kept) in self.operators.iter_mut().zip(&manifest.operators) {
             *operator = operator.clone().restore(kept)?;
         }
-        self.tracker = self.tracker.clone().restore(manifest.partitions.clone(), watermark_ms);
+        self.tracker = self.tracker.clone().restore(manifest.sources(), watermark_ms);
         self.emitted_ms = manifest.emitted_ms;
         self.saved = Some((place, manifest));
         Ok(())
     }
 
-    /// Takes the records of a batch in, which come out of the first plan's scan. After that `rest` gives the rows of the
+    /// Takes the records of a batch in, which come out of the scans of the plans. After that `rest` gives the rows of the
     /// windows that close.
     ///
     /// # Errors
     /// The plan's, the store's; the state must not be used any more.
     pub async fn absorb(&mut self, planned: &PlannedStages, watermarks: Watermarks, owner: &str) -> Result<Absorbed> {
-        let mut files = FileNames { owner: owner.to_owned(), count: 0 };
-        let (mut first, mut held_first, mut counted) = (None, 0, Vec::new());
-        for (index, (operator, state)) in planned.operators.iter().zip(&mut self.operators).enumerate() {
-            let (before, step) = (state.rows(), Stopwatch::start());
-            let (from_us, to_us) = watermarks.of(&state.layout);
-            let is_session = matches!(state.layout.labels, Labels::Sessions(_));
-            if is_session {
-                operator.known.put(state.live(from_us), state.layout.clone());
-            }
-            let held = absorb(operator, state, planned, from_us, &mut files).await?;
-            counted.push(OperatorCounts {
-                name: operator.name.clone(),
-                updated: state.rows().saturating_sub(before),
-                update_ms: step.elapsed_ms(),
-                ..OperatorCounts::default()
+        let files = FileNames { owner: owner.to_owned(), count: AtomicU64::new(0) };
+        let (mut held, mut released) = (0, Vec::new());
+        let mut counted = vec![OperatorCounts::default(); planned.operators.len()];
+        for depth in 0..=planned.operators.iter().map(|operator| operator.depth).max().unwrap_or(0) {
+            // Those over records at the same time: they may share a table, whose queues hold up each other.
+            let operators = planned.operators.iter().zip(&mut self.operators).zip(&mut counted);
+            let at_once = operators.filter(|((operator, _), _)| operator.depth == depth);
+            let taken = at_once.map(|((operator, state), counts)| {
+                let bounds = watermarks.of(&state.layout);
+                take_in((operator, state, counts), planned, bounds, &files)
             });
-            let released = match planned.emit.mode {
-                OutputMode::Append => closing(operator, state, (from_us, to_us))?,
-                OutputMode::Update | OutputMode::Complete => {
-                    changing(operator, state, planned, (from_us, to_us)).await?
+            for (rows, left) in try_join_all(taken).await? {
+                if depth == 0 {
+                    held += rows;
+                    released.push(left);
                 }
-            };
-            if index == 0 {
-                (first, held_first) = (Some(released), held);
             }
         }
-        Ok(Absorbed { held: held_first, released: first.unwrap_or_default(), operators: counted, watermarks, files })
+        Ok(Absorbed { held, released, operators: counted, watermarks, files })
     }
 
     /// The rows of the windows that closed are written: forgets what no window needs any more, and says what the state
@@ -196,26 +183,29 @@ impl QueryState {
     /// # Errors
     /// The plan's, the store's; the state must not be used any more.
     pub async fn settle(&mut self, planned: &PlannedStages, absorbed: Absorbed) -> Result<Settled> {
-        let Absorbed { held, released, mut operators, watermarks, mut files } = absorbed;
+        let Absorbed { held, released, mut operators, watermarks, files } = absorbed;
+        for operator in &planned.operators {
+            count_unread(operator, planned).await?;
+        }
         let states = self.operators.iter_mut().zip(&mut operators);
         for (operator, (state, counts)) in planned.operators.iter().zip(states) {
             let (before, step) = (state.rows(), Stopwatch::start());
             let (from_us, to_us) = watermarks.of(&state.layout);
             if matches!(state.layout.labels, Labels::Sessions(_)) && state.would_expire(from_us, to_us)? {
                 let live = pieces(state, from_us, to_us);
-                write_outlived(operator, state, planned, (live, to_us), &mut files).await?;
+                write_outlived(operator, state, planned, (live, to_us), &files).await?;
             }
             state.expire(to_us)?;
             counts.removed = before.saturating_sub(state.rows());
             if planned.emits {
                 state.mark(0, false);
             }
-            compact(operator, state, planned, to_us, &mut files).await?;
+            compact(operator, state, planned, to_us, &files).await?;
             counts.removal_ms = step.elapsed_ms();
             (counts.rows, counts.memory_bytes) = (state.rows(), state.memory_bytes());
             (counts.files, counts.file_bytes) = (state.files() as u64, state.bytes());
         }
-        let released = released.load(Ordering::Relaxed);
+        let released = released.iter().map(|released| released.load(Ordering::Relaxed)).sum();
         let again = planned.emit.mode != OutputMode::Append;
         Ok(Settled { counts: StateCounts { late: planned.late.count(), held, released, again }, operators })
     }
@@ -240,10 +230,12 @@ impl QueryState {
     /// # Errors
     /// The store's.
     pub async fn save(&mut self, batch: u64, owner: &str) -> Result<StateRef> {
+        let mut sources = self.tracker.partitions().into_iter();
         let manifest = Manifest {
             batch_id: batch,
             datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
-            partitions: self.tracker.partitions().clone(),
+            partitions: sources.next().unwrap_or_default(),
+            more_partitions: sources.collect(),
             emitted_ms: self.emitted_ms,
             operators: self.operators.iter().map(OperatorState::manifest).collect(),
         };
@@ -299,14 +291,51 @@ impl QueryState {
 #[derive(Debug)]
 struct FileNames {
     owner: String,
-    count: usize,
+    count: AtomicU64,
 }
 
 impl FileNames {
-    fn next(&mut self) -> String {
-        self.count += 1;
-        format!("state/{}-{}.arrow", self.owner, self.count)
+    fn next(&self) -> String {
+        format!("state/{}-{}.arrow", self.owner, self.count.fetch_add(1, Ordering::Relaxed) + 1)
     }
+}
+
+/// Lets windows close whose rows nobody has asked for: what they release is counted all the same.
+async fn count_unread(operator: &PlannedOperator, planned: &PlannedStages) -> Result<()> {
+    if let Some(emission) = operator.emission.as_ref().filter(|_| operator.closing.is_unread()) {
+        let mut rows = execute_stream(Arc::clone(emission), Arc::clone(&planned.task))?;
+        while let Some(batch) = rows.next().await {
+            batch?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes in the rows that an operator is over, and lets its windows close that end up to `to_us`. Returns how many rows
+/// there were, and where it will stand how many have left the state.
+async fn take_in(
+    (operator, state, counts): (&PlannedOperator, &mut OperatorState, &mut OperatorCounts),
+    planned: &PlannedStages,
+    (from_us, to_us): (i64, i64),
+    files: &FileNames,
+) -> Result<(u64, Arc<AtomicU64>)> {
+    let (before, step) = (state.rows(), Stopwatch::start());
+    let is_session = matches!(state.layout.labels, Labels::Sessions(_));
+    if is_session {
+        operator.known.put(state.live(from_us), state.layout.clone());
+    }
+    let held = absorb(operator, state, planned, from_us, files).await?;
+    *counts = OperatorCounts {
+        name: operator.name.clone(),
+        updated: state.rows().saturating_sub(before),
+        update_ms: step.elapsed_ms(),
+        ..OperatorCounts::default()
+    };
+    let released = match planned.emit.mode {
+        OutputMode::Append => closing(operator, state, (from_us, to_us))?,
+        OutputMode::Update | OutputMode::Complete => changing(operator, state, planned, (from_us, to_us)).await?,
+    };
+    Ok((held, released))
 }
 
 /// The rows that an aggregate is over, into its state; how many they were.
@@ -315,7 +344,7 @@ async fn absorb(
     state: &mut OperatorState,
     planned: &PlannedStages,
     closed_us: i64,
-    files: &mut FileNames,
+    files: &FileNames,
 ) -> Result<u64> {
     let before = state.files();
     let rows = execute_stream(Arc::clone(&operator.partial), Arc::clone(&planned.task))?;
@@ -344,7 +373,7 @@ async fn write_outlived(
     state: &mut OperatorState,
     planned: &PlannedStages,
     (rows, to_us): (StateRows, i64),
-    files: &mut FileNames,
+    files: &FileNames,
 ) -> Result<()> {
     let rows = execute_stream(operator.outlived(rows, to_us)?, Arc::clone(&planned.task))?;
     keep(rows, state, files, &mut |_| Ok(())).await
@@ -353,7 +382,7 @@ async fn write_outlived(
 async fn keep(
     mut rows: datafusion::physical_plan::SendableRecordBatchStream,
     state: &mut OperatorState,
-    files: &mut FileNames,
+    files: &FileNames,
     count: &mut (dyn FnMut(&RecordBatch) -> Result<()> + Send),
 ) -> Result<()> {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
@@ -383,7 +412,7 @@ async fn compact(
     state: &mut OperatorState,
     planned: &PlannedStages,
     watermark_us: i64,
-    files: &mut FileNames,
+    files: &FileNames,
 ) -> Result<()> {
     if (!planned.forgets || state.layout.remembers())
         && let Some(rows) = state.take_grown()
@@ -404,87 +433,4 @@ async fn compact(
         state.mark(before, pending);
     }
     Ok(())
-}
-
-/// Gives the final aggregate the rows of the windows that close; how many input rows leave the state with them is known
-/// when it has run.
-fn closing(operator: &PlannedOperator, state: &OperatorState, (from_us, to_us): (i64, i64)) -> Result<Arc<AtomicU64>> {
-    let (rows, released) = if matches!(state.layout.labels, Labels::Sessions(_)) {
-        (pieces(state, from_us, to_us), Arc::clone(&operator.released))
-    } else if let Some(keys) = operator.row_keys() {
-        let scan = state.scan_moments((from_us, to_us), keys);
-        let released = scan.released();
-        (moments(scan), released)
-    } else {
-        let scan = state.scan(from_us, to_us);
-        let released = scan.released();
-        (rows_of(scan), released)
-    };
-    // Without a window that ends in between, nothing is read and nothing is sorted.
-    if state.next_end(from_us)?.is_some_and(|end| end <= to_us) {
-        operator.closing.put(rows);
-    }
-    Ok(released)
-}
-
-/// Gives the final aggregate the rows of the groups that are written though they may change; how many input rows leave
-/// the state.
-async fn changing(
-    operator: &PlannedOperator,
-    state: &OperatorState,
-    planned: &PlannedStages,
-    (from_us, to_us): (i64, i64),
-) -> Result<Arc<AtomicU64>> {
-    match update::emission(state, planned.emit.mode, from_us).filter(|_| planned.emits) {
-        Some(rows) => operator.closing.put(rows),
-        None => planned.silence(),
-    }
-    let passes = to_us > from_us && state.next_end(from_us)?.is_some_and(|end| end <= to_us);
-    Ok(Arc::new(AtomicU64::new(if passes { state.released(from_us, to_us).await? } else { 0 })))
-}
-
-fn moments(scan: MomentScan) -> StateRows {
-    Box::pin(futures::stream::try_unfold(
-        scan,
-        |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
-    ))
-}
-
-/// The rows of a scan.
-pub fn rows_of(scan: StateScan) -> StateRows {
-    Box::pin(futures::stream::try_unfold(
-        scan,
-        |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
-    ))
-}
-
-/// The pieces of all sessions that may end after `from_us` and not after `to_us`.
-pub fn pieces(state: &OperatorState, from_us: i64, to_us: i64) -> StateRows {
-    starting(live(state.live(from_us)), state.layout.clone(), to_us)
-}
-
-/// The pieces that start up to `to_us`: what starts later is of sessions that end later.
-fn starting(rows: StateRows, layout: StateLayout, to_us: i64) -> StateRows {
-    Box::pin(rows.and_then(move |batch| {
-        let layout = layout.clone();
-        async move {
-            let (starts, _) = layout.bounds(&batch)?;
-            let starts_before = BooleanArray::from_iter(starts.values().iter().map(|start| Some(*start <= to_us)));
-            Ok(filter_record_batch(&batch, &starts_before)?)
-        }
-    }))
-}
-
-fn live(rows: LiveRows) -> StateRows {
-    Box::pin(futures::stream::try_unfold((rows, Vec::new()), |(mut rows, mut ready)| async move {
-        loop {
-            if let Some(batch) = ready.pop() {
-                return Ok(Some((batch, (rows, ready))));
-            }
-            match rows.next().await? {
-                Some(batches) => ready = batches,
-                None => return Ok(None),
-            }
-        }
-    }))
 }

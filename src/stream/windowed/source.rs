@@ -10,6 +10,7 @@ use datafusion::{
 
 use crate::{
     error::{Error, Result},
+    stream::join::stream_side,
     window::{EVENT_TIME_KEY, SessionAssign, WINDOW_KEY, WindowAssign, WindowKind, WindowSpec},
 };
 
@@ -71,7 +72,8 @@ impl Source {
     }
 }
 
-/// The window that the rows of an aggregate were given, with nothing in between that needs more than one row.
+/// The window that the rows of an aggregate were given, with nothing in between that needs more than one row of the
+/// stream.
 pub fn source_window(node: &LogicalPlan) -> Option<Source> {
     window_of(node.inputs().first()?)
 }
@@ -83,6 +85,7 @@ pub fn window_of(mut node: &LogicalPlan) -> Option<Source> {
             LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {
                 node = *node.inputs().first()?;
             }
+            LogicalPlan::Join(join) => node = stream_side(join).as_ref(),
             node => return Source::of(node),
         }
     }
@@ -101,17 +104,23 @@ pub struct SessionKeys {
 /// # Errors
 /// `Unsupported` if the aggregate puts sessions together, or needs to know a session before it has ended.
 pub fn session_keys(aggregate: &Aggregate, groups: &[Expr], session: &SessionAssign) -> Result<SessionKeys> {
-    let mut filter = None;
+    let (mut filter, mut joins) = (None, false);
     aggregate.input.apply(|node| {
         if let LogicalPlan::Filter(found) = node {
             filter = filter.take().or(Some(found.predicate.to_string()));
         }
+        joins |= matches!(node, LogicalPlan::Join(_));
         Ok(if matches!(node, LogicalPlan::Extension(_)) {
             TreeNodeRecursion::Stop
         } else {
             TreeNodeRecursion::Continue
         })
     })?;
+    if joins {
+        return Err(Error::unsupported("a join between a session window and its aggregate").help(
+            "join the rows before they are put into sessions: FROM SESSION((SELECT ... FROM stream JOIN files ...), ...)",
+        ));
+    }
     if let Some(filter) = filter {
         return Err(Error::unsupported(format!("the filter {filter} between a session window and its aggregate"))
             .help(
@@ -214,6 +223,11 @@ pub fn looks_at_windows(aggregate: &Aggregate, groups: &[Expr]) -> Result<bool> 
     aggregate.input.apply(|node| {
         if let LogicalPlan::Extension(_) = node {
             return Ok(TreeNodeRecursion::Stop);
+        }
+        if let LogicalPlan::Join(join) = node {
+            let exprs = join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter);
+            let sides = [join.left.schema(), join.right.schema()];
+            found |= exprs.into_iter().any(|expr| sides.iter().any(|schema| uses(expr, schema)));
         }
         if let (LogicalPlan::Filter(_) | LogicalPlan::Projection(_), [below]) = (node, node.inputs().as_slice()) {
             let exprs = node.expressions();

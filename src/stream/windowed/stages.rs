@@ -4,20 +4,21 @@
 //! close, which are complete, or over the rows that the watermark has passed. So what stands above an aggregate may be
 //! anything that treats each window by itself.
 
-use std::{cmp::Ordering, fmt, hash::Hash, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use datafusion::{
     common::{
-        Column, DFSchema, DFSchemaRef, Result as DataFusionResult,
+        Column, DFSchema,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     functions_aggregate::expr_fn::count,
-    logical_expr::{Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder, UserDefinedLogicalNodeCore, lit},
+    logical_expr::{Aggregate, Expr, Join, LogicalPlan, LogicalPlanBuilder, lit},
 };
 
 use super::{
-    late::late_schema,
+    emission::Emission,
+    late::{LateShape, late_schema},
     over::Looks,
     over_cut::{behind_us, bound_ranks, cut_window},
     source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column, window_of},
@@ -26,14 +27,19 @@ use super::{
 use crate::{
     catalog::{Emit, OutputMode},
     error::{Error, Result},
-    stream::stateless,
+    stream::{
+        join,
+        scan::{reads_stream, stream_table},
+        stateless,
+    },
     window::{EVENT_TIME_KEY, WINDOW_END, WINDOW_KEY, WINDOW_START, WindowKind, WindowSpec},
 };
 
 /// The hidden aggregate that counts input rows.
 const ROWS: &str = "__tidemill_rows";
 
-/// A plan in the order in which it runs: the operators, each over the rows of the one before, then the rest.
+/// A plan in the order in which it runs: the operators, each over records or the rows of operators before it, then the
+/// rest.
 #[derive(Debug, Clone)]
 pub struct Stages {
     /// Which rows it writes.
@@ -41,7 +47,7 @@ pub struct Stages {
     /// Its windows wait for a watermark, and are forgotten when it has passed.
     pub waits: bool,
     pub operators: Vec<Operator>,
-    /// Over the rows of the last operator.
+    /// Over the rows of operators.
     pub rest: LogicalPlan,
 }
 
@@ -57,6 +63,10 @@ pub struct Operator {
     pub behind_us: i64,
     /// How it is shown.
     pub name: String,
+    /// The operators whose rows it is over; none if it is over records.
+    pub feeds: Vec<usize>,
+    /// How many operators a row has gone through before.
+    pub depth: usize,
 }
 
 /// What an operator keeps of its rows.
@@ -100,31 +110,74 @@ impl Stages {
         self.operators.iter().map(sign).collect()
     }
 
-    /// The schema of the rows that come too late for the first operator.
+    fn over_records(&self) -> impl Iterator<Item = &Operator> {
+        self.operators.iter().filter(|operator| operator.depth == 0)
+    }
+
+    /// The rows that come too late, of each operator that is over records: all have one schema.
+    pub fn late_shapes(&self) -> Vec<LateShape> {
+        LateShape::of_all(&self.over_records().filter_map(Operator::late_input).collect::<Vec<_>>())
+    }
+
+    /// The schema of the rows that come too late.
     pub fn late_schema(&self) -> Option<SchemaRef> {
-        let first = self.operators.first()?;
-        let input = match &first.kept {
-            Kept::Rows(_) => first.plan.schema().as_arrow(),
-            Kept::Aggregate(_) => {
-                let assign = source_window(&first.plan);
-                // Without a window nothing is late.
-                let input = assign.as_ref().map(Source::input).or_else(|| first.plan.inputs().first().copied())?;
-                return Some(late_schema(input.schema().as_arrow()));
-            }
-            Kept::InWindows { .. } => return window_of(&first.plan).map(late_rows),
-        };
-        Some(late_schema(input))
+        match self.over_records().count() {
+            1 => self.over_records().find_map(Operator::late_input).map(|input| late_schema(&input)),
+            _ => self.late_shapes().first().map(|shape| Arc::clone(shape.schema())),
+        }
+    }
+
+    /// The operators whose rows the rest is over.
+    pub fn feeds(&self) -> Vec<usize> {
+        feeds(&self.rest)
     }
 }
 
-fn late_rows(assign: Source) -> SchemaRef {
-    late_schema(assign.input().schema().as_arrow())
+/// The operators whose rows a plan is over.
+pub fn feeds(plan: &LogicalPlan) -> Vec<usize> {
+    let mut found = Vec::new();
+    // The closure cannot fail.
+    let _ = plan.apply(|node| {
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(emission) = extension.node.as_any().downcast_ref::<Emission>()
+        {
+            found.push(emission.index);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
 }
 
 impl Operator {
     /// Is it over sessions?
     pub fn is_session(&self) -> bool {
         matches!(&self.kept, Kept::Aggregate(kept) if kept.session.is_some())
+    }
+
+    /// Over the rows of those `operators` whose emissions `plan` reads.
+    pub fn new(
+        (plan, spec, kept): (LogicalPlan, Option<WindowSpec>, Kept),
+        behind_us: i64,
+        name: String,
+        operators: &[Self],
+    ) -> Self {
+        let feeds = feeds(&plan);
+        let depth = feeds.iter().filter_map(|at| operators.get(*at)).map(|below| below.depth + 1).max().unwrap_or(0);
+        Self { plan, spec, kept, behind_us, name, feeds, depth }
+    }
+
+    /// The rows that can be late.
+    fn late_input(&self) -> Option<SchemaRef> {
+        let rows = |assign: Source| Arc::clone(assign.input().schema().inner());
+        match &self.kept {
+            Kept::Rows(_) => Some(Arc::clone(self.plan.schema().inner())),
+            Kept::Aggregate(_) => match source_window(&self.plan) {
+                Some(assign) => Some(rows(assign)),
+                // Without a window nothing is late.
+                None => self.plan.inputs().first().map(|input| Arc::clone(input.schema().inner())),
+            },
+            Kept::InWindows { .. } => window_of(&self.plan).map(rows),
+        }
     }
 
     /// How far the watermark of an operator over its rows is behind the source's: no row comes out with an older event
@@ -144,52 +197,6 @@ impl Operator {
     }
 }
 
-/// The rows of the windows of operator `index` that close with a batch: a leaf.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Emission {
-    pub index: usize,
-    pub schema: DFSchemaRef,
-}
-
-impl Emission {
-    /// It as a plan.
-    pub fn plan(index: usize, schema: DFSchemaRef) -> LogicalPlan {
-        LogicalPlan::Extension(Extension { node: Arc::new(Self { index, schema }) })
-    }
-}
-
-impl PartialOrd for Emission {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        self.index.partial_cmp(&other.index).filter(|_| self == other || self.index != other.index)
-    }
-}
-
-impl UserDefinedLogicalNodeCore for Emission {
-    fn name(&self) -> &str {
-        "Emission"
-    }
-
-    fn inputs(&self) -> Vec<&LogicalPlan> {
-        Vec::new()
-    }
-
-    fn schema(&self) -> &DFSchemaRef {
-        &self.schema
-    }
-
-    fn expressions(&self) -> Vec<Expr> {
-        Vec::new()
-    }
-
-    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Emission: rows of aggregate {}", self.index)
-    }
-
-    fn with_exprs_and_inputs(&self, _exprs: Vec<Expr>, _inputs: Vec<LogicalPlan>) -> DataFusionResult<Self> {
-        Ok(self.clone())
-    }
-}
-
 /// Does any part of the plan need state, if it runs over a stream in that output mode?
 ///
 /// # Errors
@@ -198,8 +205,8 @@ pub fn needs_state(plan: &LogicalPlan, mode: OutputMode) -> Result<bool> {
     let changes = mode != OutputMode::Append;
     Ok(plan.exists(|node| {
         Ok(match node {
-            LogicalPlan::Aggregate(_) => changes || source_window(node).is_some(),
-            LogicalPlan::Window(_) => !changes,
+            LogicalPlan::Aggregate(_) => source_window(node).is_some() || (changes && reads_stream(node)),
+            LogicalPlan::Window(_) => !changes && reads_stream(node),
             _ => false,
         })
     })?)
@@ -213,7 +220,7 @@ pub fn split(plan: LogicalPlan, emit: Emit, waits: bool) -> Result<Stages> {
     let mut operators: Vec<Operator> = Vec::new();
     let rest = plan.transform_up(|node| {
         match &node {
-            LogicalPlan::Window(window) if emit.mode == OutputMode::Append => {
+            LogicalPlan::Window(window) if emit.mode == OutputMode::Append && reads_stream(&window.input) => {
                 let above = cut_window(window, &mut operators)?;
                 return Ok(above.map_or_else(|| Transformed::no(node), Transformed::yes));
             }
@@ -227,9 +234,11 @@ pub fn split(plan: LogicalPlan, emit: Emit, waits: bool) -> Result<Stages> {
                 if waits {
                     assign.check_time()?;
                 }
-                cut(aggregate, &assign, index, behind_us)?
+                cut(aggregate, &assign, (index, behind_us), &operators)?
             }
-            None if emit.mode != OutputMode::Append && update::is_first(aggregate)? => update::cut(aggregate, index)?,
+            None if emit.mode != OutputMode::Append && reads_stream(&node) && update::is_first(aggregate)? => {
+                update::cut(aggregate, index)?
+            }
             None => return Ok(Transformed::no(node)),
         };
         operators.push(operator);
@@ -239,7 +248,12 @@ pub fn split(plan: LogicalPlan, emit: Emit, waits: bool) -> Result<Stages> {
 }
 
 /// The operator, and what stands in the aggregate's place: a projection of its emission.
-fn cut(aggregate: &Aggregate, assign: &Source, index: usize, behind_us: i64) -> Result<(Operator, LogicalPlan)> {
+fn cut(
+    aggregate: &Aggregate,
+    assign: &Source,
+    (index, behind_us): (usize, i64),
+    operators: &[Operator],
+) -> Result<(Operator, LogicalPlan)> {
     let spec = assign.spec()?;
     let input = aggregate.input.schema();
     let marked = |expr: &Expr, which: &str| match expr {
@@ -296,7 +310,8 @@ fn cut(aggregate: &Aggregate, assign: &Source, index: usize, behind_us: i64) -> 
     let above = LogicalPlanBuilder::from(emission).project(columns)?.build()?;
     let name = format!("{spec} grouped by {}", list(&aggregate.group_expr));
     let kept = Kept::Aggregate(KeptAggregate { panes, start, end, time, session });
-    Ok((Operator { plan: LogicalPlan::Aggregate(widened), spec: Some(spec), kept, behind_us, name }, above))
+    let state = (LogicalPlan::Aggregate(widened), Some(spec), kept);
+    Ok((Operator::new(state, behind_us, name, operators), above))
 }
 
 /// The aggregate by `groups`, with one more that counts its input rows.
@@ -324,8 +339,8 @@ pub fn check(stages: &Stages) -> Result<()> {
     if mode != OutputMode::Append {
         update::check(stages)?;
     }
-    let mut scans = 0;
-    for (at, operator) in stages.operators.iter().enumerate() {
+    let before = |feeds: &[usize]| feeds.iter().filter_map(|at| stages.operators.get(*at)).collect::<Vec<_>>();
+    for operator in &stages.operators {
         let below = match &operator.plan {
             LogicalPlan::Aggregate(aggregate) => &aggregate.input,
             plan => plan,
@@ -333,8 +348,8 @@ pub fn check(stages: &Stages) -> Result<()> {
         if let Kept::Rows(looks) = &operator.kept {
             looks.check()?;
         }
-        let before = at.checked_sub(1).and_then(|before| stages.operators.get(before));
-        check_part(below, &|node| refusal(node, before), &mut scans)?;
+        let before = before(&operator.feeds);
+        check_part(below, &|node| refusal(node, &before, stages))?;
     }
     let assigns = |node: &LogicalPlan| Ok(Source::of(node).is_some());
     if stages.rest.exists(assigns)? {
@@ -342,14 +357,19 @@ pub fn check(stages: &Stages) -> Result<()> {
             Error::unsupported(format!("{} over a stream", stateless::BARE_WINDOW.0)).help(stateless::BARE_WINDOW.1)
         );
     }
+    let last = before(&stages.feeds());
     let above = |node: &LogicalPlan| match mode {
-        OutputMode::Append => refusal(node, stages.operators.last()),
+        OutputMode::Append => refusal(node, &last, stages),
         OutputMode::Update | OutputMode::Complete => update::refusal(node, mode),
     };
-    check_part(&stages.rest, &above, &mut scans)?;
-    if scans > 1 {
-        return Err(Error::unsupported("a stream that reads its tables more than once")
-            .help("write one INSERT for each, or join the stored results with `tidemill query`"));
+    check_part(&stages.rest, &above)?;
+    let is_table = |node: &LogicalPlan| Ok(stream_table(node).is_some());
+    let mixed = stages.operators.iter().filter(|operator| !operator.feeds.is_empty());
+    for part in mixed.map(|operator| &operator.plan).chain([&stages.rest]) {
+        if part.exists(is_table)? {
+            return Err(Error::unsupported("rows of a stream together with the rows of windows")
+                .help("group the rows by windows too, or write one INSERT for each"));
+        }
     }
     Ok(())
 }
@@ -357,12 +377,9 @@ pub fn check(stages: &Stages) -> Result<()> {
 /// What is refused, and what to do instead.
 type Refusal = Option<(String, &'static str)>;
 
-fn check_part(plan: &LogicalPlan, refusal: &dyn Fn(&LogicalPlan) -> Refusal, scans: &mut usize) -> Result<()> {
+fn check_part(plan: &LogicalPlan, refusal: &dyn Fn(&LogicalPlan) -> Refusal) -> Result<()> {
     let mut refused = None;
     plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(_) = node {
-            *scans += 1;
-        }
         if refused.is_none() {
             refused = refusal(node);
         }
@@ -374,42 +391,73 @@ fn check_part(plan: &LogicalPlan, refusal: &dyn Fn(&LogicalPlan) -> Refusal, sca
     }
 }
 
-fn refusal(node: &LogicalPlan, before: Option<&Operator>) -> Refusal {
+fn refusal(node: &LogicalPlan, before: &[&Operator], stages: &Stages) -> Refusal {
     const GROUP: &str = "group by window_start and window_end too: FROM TUMBLE(table, time, INTERVAL '1 minute')";
     match node {
+        // Of stored files.
+        node if !reads_stream(node) => None,
         LogicalPlan::Extension(_) => None,
-        LogicalPlan::Aggregate(aggregate)
-            if before.is_some_and(|before| is_per_window(&aggregate.group_expr, node, before)) =>
-        {
-            None
-        }
-        LogicalPlan::Aggregate(_) if before.is_some() => {
+        LogicalPlan::Join(join) => match (feeds(&join.left), feeds(&join.right)) {
+            (left, right) if left.is_empty() || right.is_empty() => join::refusal(join),
+            (left, right) => join_refusal(join, left.into_iter().chain(right), stages),
+        },
+        LogicalPlan::Aggregate(aggregate) if is_per_window(&aggregate.group_expr, node, before) => None,
+        LogicalPlan::Aggregate(_) if !before.is_empty() => {
             Some(("an aggregate over more than one window".to_owned(), GROUP))
         }
         // Where it is cut it is looked at.
-        LogicalPlan::Window(_) if before.is_some() => None,
+        LogicalPlan::Window(_) if !before.is_empty() => None,
         other => stateless::refusal(other),
     }
 }
 
-/// Do the keys keep the windows apart?
-fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &Operator) -> bool {
-    if let Kept::Rows(_) = before.kept {
-        return false;
+/// A join of the rows of windows is complete if each row's partners close with it.
+fn join_refusal(
+    join: &Join,
+    operators: impl Iterator<Item = usize>,
+    stages: &Stages,
+) -> Option<(String, &'static str)> {
+    const STORED: &str = "their rows come at different times: join the stored results with `tidemill query`";
+    let operators: Vec<&Operator> = operators.filter_map(|at| stages.operators.get(at)).collect();
+    if operators.iter().any(|operator| matches!(operator.kept, Kept::Rows(_))) {
+        return Some(("a join of rows after an OVER across them".to_owned(), STORED));
     }
-    node.inputs().first().is_some_and(|input| before.spec.is_some_and(|spec| keep_apart(keys, input.schema(), &spec)))
+    let behind: BTreeSet<i64> = operators.iter().map(|operator| operator.behind_us).collect();
+    if behind.len() > 1 {
+        return Some(("a join of windows with windows over windows".to_owned(), STORED));
+    }
+    let is_end = |expr: &Expr, side: &LogicalPlan| has_mark(std::slice::from_ref(expr), side.schema(), WINDOW_END);
+    if join.on.iter().any(|(left, right)| is_end(left, &join.left) && is_end(right, &join.right)) {
+        return None;
+    }
+    Some((
+        "a join of windows whose ends are not compared".to_owned(),
+        "join them USING (window_start, window_end, ...) or ON a.window_end = b.window_end: both sides close together then",
+    ))
+}
+
+/// Is a column among `keys` that is the window's start, or its end?
+fn has_mark(keys: &[Expr], schema: &DFSchema, which: &str) -> bool {
+    keys.iter().any(|key| match key {
+        Expr::Column(column) => schema
+            .index_of_column(column)
+            .is_ok_and(|at| schema.field(at).metadata().get(WINDOW_KEY).is_some_and(|value| value == which)),
+        _ => false,
+    })
+}
+
+/// Do the keys keep the windows apart, of all operators that the rows come from?
+pub fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &[&Operator]) -> bool {
+    let Some(input) = node.inputs().first().map(|input| Arc::clone(input.schema())) else { return false };
+    let keeps_apart = |it: &&Operator| {
+        !matches!(it.kept, Kept::Rows(_)) && it.spec.is_some_and(|spec| keep_apart(keys, &input, &spec))
+    };
+    !before.is_empty() && before.iter().all(keeps_apart)
 }
 
 /// Do the keys keep the windows of `spec` apart, in rows of `input`?
 pub fn keep_apart(keys: &[Expr], input: &DFSchema, spec: &WindowSpec) -> bool {
-    let has = |which: &str| {
-        keys.iter().any(|key| match key {
-            Expr::Column(column) => input
-                .index_of_column(column)
-                .is_ok_and(|at| input.field(at).metadata().get(WINDOW_KEY).is_some_and(|value| value == which)),
-            _ => false,
-        })
-    };
+    let has = |which: &str| has_mark(keys, input, which);
     match spec.kind {
         WindowKind::Cumulate { .. } => has(WINDOW_START) && has(WINDOW_END),
         // Sessions of different keys that start together end at different times.

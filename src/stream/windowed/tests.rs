@@ -15,8 +15,8 @@ use tokio::sync::mpsc::channel;
 use super::run::{QueryState, Watermarks};
 use crate::{
     catalog::{Job, Variables},
-    checkpoint::Ledger,
-    event_time::{NO_WATERMARK_MS, WatermarkTracker},
+    checkpoint::{Ledger, Read},
+    event_time::NO_WATERMARK_MS,
     session::{SessionLimits, plan_sql, session},
     store::Store,
     stream::plan::QueryPlan,
@@ -33,6 +33,8 @@ const WINDOWS: &[&str] = &[
     "HOP(prices, ts, INTERVAL '15 seconds', INTERVAL '10 seconds')",
     "TABLE(CUMULATE(TABLE prices, DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '20' SECOND))",
     "TABLE(TUMBLE(TABLE prices, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '3' SECOND))",
+    "TUMBLE((SELECT * FROM prices WHERE size % 2 = 0 UNION ALL SELECT * FROM prices WHERE size % 2 <> 0), ts, \
+     INTERVAL '10 seconds')",
 ];
 
 pub(super) const AGGREGATES: &[&str] = &[
@@ -187,8 +189,7 @@ impl<'a> Stream<'a> {
     pub(super) async fn new(plan: &'a QueryPlan, store: Store) -> Self {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await.unwrap().planned;
-        let tracker = WatermarkTracker::new(plan.event_time().cloned());
-        let state = QueryState::new(&planned.operators, tracker, store.clone());
+        let state = QueryState::new(&planned.operators, plan.watermark(), store.clone());
         Self { plan, state, store, from_ms: NO_WATERMARK_MS, emits: true, batch: 0 }
     }
 
@@ -198,10 +199,8 @@ impl<'a> Stream<'a> {
         let (late_in, mut late_out) = channel(100);
         let mut windowed = self.plan.windowed(0, (watermarks, i64::MAX), Some(late_in)).await.unwrap();
         windowed.planned.emits = self.emits;
-        let (sender, receiver) = channel(1);
-        sender.send(Ok(rows.project(&windowed.projection).unwrap())).await.unwrap();
-        drop(sender);
-        windowed.feed(receiver);
+        let scans = &windowed.reads[0];
+        scans.put(&rows.project(&scans.projection).unwrap()).unwrap();
         let (owner, mut written) = (format!("q-{}-run", self.batch), Vec::new());
         let planned = &windowed.planned;
         let absorbed = self.state.absorb(planned, watermarks, &owner).await.unwrap();
@@ -219,7 +218,8 @@ impl<'a> Stream<'a> {
         self.state.committed().await.unwrap();
         out.last = lines(&written);
         out.lines.extend(out.last.iter().cloned());
-        out.ledger += Ledger::of_stateful(rows.num_rows() as u64, 0, 0, settled.counts, count);
+        out.ledger +=
+            Ledger::of_stateful(Read { consumed: rows.num_rows() as u64, ..Read::default() }, settled.counts, count);
         assert!(out.ledger.balances(), "{:?}", out.ledger);
         (self.from_ms, self.batch) = (to_ms, self.batch + 1);
         if self.batch.is_multiple_of(3) {

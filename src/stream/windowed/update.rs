@@ -25,10 +25,12 @@ use datafusion::{
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
+    closing::{pieces, rows_of},
+    emission::Emission,
     planner::StateRows,
-    run::{QueryState, Watermarks, pieces, rows_of},
+    run::{QueryState, Watermarks},
     source::Source,
-    stages::{Emission, Kept, KeptAggregate, Operator, Stages, list, with_row_count},
+    stages::{Kept, KeptAggregate, Operator, Stages, list, with_row_count},
 };
 use crate::{
     catalog::{Emit, OutputMode},
@@ -67,14 +69,8 @@ pub fn cut(aggregate: &Aggregate, index: usize) -> Result<(Operator, LogicalPlan
         [] => "all rows".to_owned(),
         groups => format!("grouped by {}", list(groups)),
     };
-    let operator = Operator {
-        plan: LogicalPlan::Aggregate(widened),
-        spec: None,
-        kept: Kept::Aggregate(KeptAggregate { panes: false, start: 0, end: 0, time: None, session: None }),
-        behind_us: 0,
-        name,
-    };
-    Ok((operator, above))
+    let kept = Kept::Aggregate(KeptAggregate { panes: false, start: 0, end: 0, time: None, session: None });
+    Ok((Operator::new((LogicalPlan::Aggregate(widened), None, kept), 0, name, &[]), above))
 }
 
 /// Refuses what cannot be said of groups that may still change.

@@ -121,7 +121,7 @@ fn check(shape: &Shape, batches: &[Vec<Event>], mode: OutputMode, emits: &[bool]
         let store = Store::open(&directory.path().display().to_string()).await.unwrap();
         let mut stream = Stream::new(&plan, store).await;
         let spec = plan.stages().unwrap().operators[0].spec;
-        let waits = plan.event_time().is_some();
+        let waits = plan.waits();
         let (mut out, mut table, mut all) = (Streamed::default(), BTreeMap::new(), Vec::new());
         let (mut newest, mut to_ms) = (i64::MIN, NO_WATERMARK_MS);
         // What came since rows were written last.

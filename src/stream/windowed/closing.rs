@@ -1,0 +1,102 @@
+//! Which rows of state the operators of a batch are given: those of windows that close, or of groups that changed.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use arrow::{array::BooleanArray, compute::filter_record_batch};
+use futures::TryStreamExt;
+
+use super::{
+    planner::{PlannedOperator, PlannedStages, StateRows},
+    update,
+};
+use crate::{
+    error::Result,
+    state::{Labels, LiveRows, MomentScan, OperatorState, StateLayout, StateScan},
+};
+
+/// Gives the final aggregate the rows of the windows that close; how many input rows leave the state with them is known
+/// when it has run.
+pub fn closing(
+    operator: &PlannedOperator,
+    state: &OperatorState,
+    (from_us, to_us): (i64, i64),
+) -> Result<Arc<AtomicU64>> {
+    let (rows, released) = if matches!(state.layout.labels, Labels::Sessions(_)) {
+        (pieces(state, from_us, to_us), Arc::clone(&operator.released))
+    } else if let Some(keys) = operator.row_keys() {
+        let scan = state.scan_moments((from_us, to_us), keys);
+        let released = scan.released();
+        (moments(scan), released)
+    } else {
+        let scan = state.scan(from_us, to_us);
+        let released = scan.released();
+        (rows_of(scan), released)
+    };
+    // Without a window that ends in between, nothing is read and nothing is sorted.
+    if state.next_end(from_us)?.is_some_and(|end| end <= to_us) {
+        operator.closing.put(rows);
+    }
+    Ok(released)
+}
+
+/// Gives the final aggregate the rows of the groups that are written though they may change; how many input rows leave
+/// the state.
+pub async fn changing(
+    operator: &PlannedOperator,
+    state: &OperatorState,
+    planned: &PlannedStages,
+    (from_us, to_us): (i64, i64),
+) -> Result<Arc<AtomicU64>> {
+    match update::emission(state, planned.emit.mode, from_us).filter(|_| planned.emits) {
+        Some(rows) => operator.closing.put(rows),
+        None => planned.silence(),
+    }
+    let passes = to_us > from_us && state.next_end(from_us)?.is_some_and(|end| end <= to_us);
+    Ok(Arc::new(AtomicU64::new(if passes { state.released(from_us, to_us).await? } else { 0 })))
+}
+
+fn moments(scan: MomentScan) -> StateRows {
+    Box::pin(futures::stream::try_unfold(
+        scan,
+        |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
+    ))
+}
+
+/// The rows of a scan.
+pub fn rows_of(scan: StateScan) -> StateRows {
+    Box::pin(futures::stream::try_unfold(
+        scan,
+        |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
+    ))
+}
+
+/// The pieces of all sessions that may end after `from_us` and not after `to_us`.
+pub fn pieces(state: &OperatorState, from_us: i64, to_us: i64) -> StateRows {
+    starting(live(state.live(from_us)), state.layout.clone(), to_us)
+}
+
+/// The pieces that start up to `to_us`: what starts later is of sessions that end later.
+pub fn starting(rows: StateRows, layout: StateLayout, to_us: i64) -> StateRows {
+    Box::pin(rows.and_then(move |batch| {
+        let layout = layout.clone();
+        async move {
+            let (starts, _) = layout.bounds(&batch)?;
+            let starts_before = BooleanArray::from_iter(starts.values().iter().map(|start| Some(*start <= to_us)));
+            Ok(filter_record_batch(&batch, &starts_before)?)
+        }
+    }))
+}
+
+pub fn live(rows: LiveRows) -> StateRows {
+    Box::pin(futures::stream::try_unfold((rows, Vec::new()), |(mut rows, mut ready)| async move {
+        loop {
+            if let Some(batch) = ready.pop() {
+                return Ok(Some((batch, (rows, ready))));
+            }
+            match rows.next().await? {
+                Some(batches) => ready = batches,
+                None => return Ok(None),
+            }
+        }
+    }))
+}
