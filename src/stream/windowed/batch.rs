@@ -128,6 +128,9 @@ async fn attempt(
         }
     };
     plan.check_unchanged().await?;
+    if work.emits && windowed.planned.emit.period.is_some() {
+        state.emitted_ms = Some(work.timestamp_ms);
+    }
     let mut times = EventTimeStats::default();
     for (source, counts) in counts.iter().enumerate() {
         state.tracker.observe(source, &counts.newest);
