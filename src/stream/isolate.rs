@@ -144,10 +144,7 @@ impl Isolator {
             (self.plan, self.runs) = (self.plan.renewed()?, 0);
         }
         self.runs += 1;
-        // The scans of the other sources have no rows.
-        let scans = self.plan.reads.get(source).ok_or_else(|| Error::internal("a source without scans"))?;
-        scans.put(&input.slice(rows.start, rows.len()))?;
-        let mut stream = select_all(self.plan.execute()?);
+        let mut stream = select_all(self.plan.execute_over(source, &input.slice(rows.start, rows.len()))?);
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while let Some(batch) = stream.next().await {
             match batch {

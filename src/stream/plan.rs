@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, SchemaRef, TimeUnit},
+};
 use chrono::{DateTime, Utc};
 use datafusion::{
     common::tree_node::TreeNodeRecursion,
@@ -15,7 +18,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::{
     constant, join,
-    scan::{StreamTable, TableScans, stream_table},
+    scan::{Run, StreamTable, TableScans, stream_table},
     stateless,
     static_table::{self, StaticTable},
     windowed::{self, LateRows, PlannedStages, Stages, Watermarks},
@@ -74,6 +77,7 @@ pub struct BatchPlan {
     task: Arc<TaskContext>,
     /// What it reads of each source.
     pub reads: Vec<TableScans>,
+    run: Run,
 }
 
 impl QueryPlan {
@@ -215,7 +219,12 @@ impl QueryPlan {
         self.take_scans();
         let state = self.state_at(timestamp_ms);
         let physical = state.create_physical_plan(&self.logical).await?;
-        Ok(BatchPlan { physical: vec![physical], task: state.task_ctx(), reads: self.take_scans() })
+        Ok(BatchPlan {
+            physical: vec![physical],
+            task: state.task_ctx(),
+            reads: self.take_scans(),
+            run: Run::default(),
+        })
     }
 
     /// The physical plans of a batch of a query with windows.
@@ -226,7 +235,7 @@ impl QueryPlan {
         &self,
         timestamp_ms: i64,
         (watermarks, future_us): (Watermarks, i64),
-        late: Option<Sender<arrow::array::RecordBatch>>,
+        late: Option<Sender<RecordBatch>>,
     ) -> Result<WindowedPlan> {
         self.take_scans();
         let state = self.state_at(timestamp_ms);
@@ -314,7 +323,28 @@ impl BatchPlan {
     pub fn renewed(&self) -> Result<Self> {
         let renewed = self.physical.iter().map(|physical| reset_plan_states(Arc::clone(physical)));
         let physical = renewed.collect::<Result<_, _>>()?;
-        Ok(Self { physical, task: Arc::clone(&self.task), reads: self.reads.clone() })
+        Ok(Self { physical, task: Arc::clone(&self.task), reads: self.reads.clone(), run: self.run })
+    }
+
+    /// Starts the plan once more, over `rows` of source `source` and none of the others.
+    ///
+    /// # Errors
+    /// DataFusion's.
+    pub fn execute_over(&mut self, source: usize, rows: &RecordBatch) -> Result<Vec<SendableRecordBatchStream>> {
+        self.run = Run(self.run.0 + 1);
+        self.task = Arc::new(TaskContext::new(
+            self.task.task_id(),
+            self.task.session_id(),
+            self.task.session_config().clone().with_extension(Arc::new(self.run)),
+            self.task.scalar_functions().clone(),
+            self.task.higher_order_functions().clone(),
+            self.task.aggregate_functions().clone(),
+            self.task.window_functions().clone(),
+            self.task.runtime_env(),
+        ));
+        let scans = self.reads.get(source).ok_or_else(|| Error::internal("a source without scans"))?;
+        scans.put(self.run, rows)?;
+        self.execute()
     }
 
     /// Starts the plan, over the rows that its scans were given.
@@ -339,7 +369,7 @@ impl WindowedPlan {
     /// What runs over the records, as a plan of its own: to find those on which it fails.
     pub fn over_records(&self) -> BatchPlan {
         let (physical, task) = self.planned.over_records();
-        BatchPlan { physical, task, reads: self.reads.clone() }
+        BatchPlan { physical, task, reads: self.reads.clone(), run: Run::default() }
     }
 }
 

@@ -4,7 +4,7 @@
 //! each scan, with the columns of that scan. A queue that is full holds up the others of its table, so all scans of a
 //! table have to run at the same time; DataFusion does so with the branches of a UNION ALL.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
@@ -46,13 +46,31 @@ struct Scan {
     slot: Arc<Slot>,
 }
 
+/// Which run of a plan: the first has none in its context. What is left of a run that failed (a task that had not begun
+/// when it was given up) must not take the rows of the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Run(pub u64);
+
 /// Holds the rows of a scan until it is executed.
 #[derive(Debug, Default)]
-struct Slot(Mutex<Option<Rows>>);
+struct Slot(Mutex<Option<(Run, Rows)>>);
 
 impl Slot {
-    fn swap(&self, rows: Option<Rows>) -> Option<Rows> {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), rows)
+    fn fill(&self, run: Run, rows: Rows) {
+        drop(self.lock().replace((run, rows)));
+    }
+
+    /// The rows of `run`, if nobody took them.
+    fn take(&self, run: Run) -> Option<Rows> {
+        self.lock().take_if(|(of, _)| *of == run).map(|(_, rows)| rows)
+    }
+
+    fn clear(&self) {
+        drop(self.lock().take());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Run, Rows)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,16 +108,16 @@ impl TableScans {
         self.scans.len()
     }
 
-    /// Gives each scan all of `rows` at once, which have the columns of `projection`.
+    /// Gives each scan all of `rows` at once, which have the columns of `projection`, for one run of the plan.
     ///
     /// # Errors
     /// `Internal`: a defect.
-    pub fn put(&self, rows: &RecordBatch) -> Result<()> {
+    pub fn put(&self, run: Run, rows: &RecordBatch) -> Result<()> {
         for scan in &self.scans {
             let (sender, receiver) = channel(1);
             let sent = sender.try_send(Ok(rows.project(&scan.columns)?));
             sent.map_err(|error| Error::internal(format!("a step's rows were not taken: {error}")))?;
-            scan.slot.swap(Some(receiver));
+            scan.slot.fill(run, receiver);
         }
         Ok(())
     }
@@ -107,14 +125,14 @@ impl TableScans {
     /// Lets the scans be empty that were not executed: nobody must wait for them to take rows.
     pub fn close(&self) {
         for scan in &self.scans {
-            drop(scan.slot.swap(None));
+            scan.slot.clear();
         }
     }
 
     fn open(&self, rows: Rows) -> Feed {
         let queue = |scan: &Scan| {
             let (sender, receiver) = channel(SCAN_QUEUE_BATCHES);
-            scan.slot.swap(Some(receiver));
+            scan.slot.fill(Run::default(), receiver);
             (scan.columns.clone(), sender)
         };
         Feed { rows, queues: self.scans.iter().map(queue).collect() }
@@ -234,12 +252,47 @@ impl PartitionStream for StreamPartition {
         &self.schema
     }
 
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let stream = futures::stream::unfold(self.slot.swap(None), |rows| async move {
+    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let run = context.session_config().get_extension::<Run>().map_or_else(Run::default, |run| *run);
+        let stream = futures::stream::unfold(self.slot.take(run), |rows| async move {
             let mut rows = rows?;
             let batch = rows.recv().await?;
             Some((batch.map_err(Into::into), Some(rows)))
         });
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::{
+        array::Int32Array,
+        datatypes::{DataType, Field, Schema},
+    };
+    use datafusion::prelude::SessionConfig;
+    use futures::StreamExt;
+
+    use super::*;
+    use crate::session::{SessionLimits, session};
+
+    #[tokio::test]
+    async fn what_is_left_of_a_run_takes_no_rows_of_the_next() {
+        let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("n", DataType::Int32, true)]));
+        let limits = SessionLimits { memory_bytes: 1 << 20, partitions: 1 };
+        let (table, session) = (StreamTable::new(Arc::clone(&schema)), session(limits).unwrap());
+        let plan = table.scan(&session.state(), None, &[], None).await.unwrap();
+        let scans = table.take_scans();
+        let rows = RecordBatch::try_new(schema, vec![Arc::new(Int32Array::from(vec![1, 2]))]).unwrap();
+        let context = |run: u64| {
+            let config = SessionConfig::new().with_extension(Arc::new(Run(run)));
+            Arc::new(TaskContext::default().with_session_config(config))
+        };
+        scans.put(Run(1), &rows).unwrap();
+        scans.put(Run(2), &rows).unwrap();
+        for (run, expected) in [(1, 0), (2, 1), (2, 0)] {
+            let stream = plan.execute(0, context(run)).unwrap();
+            assert_eq!(stream.count().await, expected, "run {run}");
+        }
+        assert_eq!(plan.execute(0, Arc::default()).unwrap().count().await, 0);
     }
 }

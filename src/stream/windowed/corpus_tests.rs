@@ -24,7 +24,7 @@ use crate::{
     session::{SessionLimits, session},
     state::{StateRef, micros},
     store::Store,
-    stream::plan::QueryPlan,
+    stream::{plan::QueryPlan, scan::Run},
 };
 
 /// The wall clock at the start: 2024-01-01T00:00:00Z. It goes on by a second with each batch.
@@ -112,7 +112,7 @@ impl Running {
         let mut windowed = self.plan.windowed(self.now_ms, (watermarks, future_us), Some(late_in)).await?;
         windowed.planned.emits = emits;
         let [scans] = &windowed.reads[..] else { return Err(Error::internal("one source is wanted")) };
-        scans.put(&records.project(&scans.projection)?)?;
+        scans.put(Run::default(), &records.project(&scans.projection)?)?;
         let (owner, mut shown, mut written) = (format!("q-{}-run", self.batch), Vec::new(), 0);
         let absorbed = self.state.absorb(&windowed.planned, watermarks, &owner).await?;
         let mut stream = windowed.planned.rest()?;

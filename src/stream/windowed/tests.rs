@@ -19,7 +19,7 @@ use crate::{
     event_time::NO_WATERMARK_MS,
     session::{SessionLimits, plan_sql, session},
     store::Store,
-    stream::plan::QueryPlan,
+    stream::{plan::QueryPlan, scan::Run},
 };
 
 pub(super) const SECOND_US: i64 = 1_000_000;
@@ -200,7 +200,7 @@ impl<'a> Stream<'a> {
         let mut windowed = self.plan.windowed(0, (watermarks, i64::MAX), Some(late_in)).await.unwrap();
         windowed.planned.emits = self.emits;
         let scans = &windowed.reads[0];
-        scans.put(&rows.project(&scans.projection).unwrap()).unwrap();
+        scans.put(Run::default(), &rows.project(&scans.projection).unwrap()).unwrap();
         let (owner, mut written) = (format!("q-{}-run", self.batch), Vec::new());
         let planned = &windowed.planned;
         let absorbed = self.state.absorb(planned, watermarks, &owner).await.unwrap();
