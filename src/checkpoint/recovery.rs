@@ -32,6 +32,17 @@ pub enum Decision {
     CommitOnly(u64),
 }
 
+impl Decision {
+    /// The newest batch that the checkpoint knows, done or not.
+    pub fn latest(self) -> Option<u64> {
+        match self {
+            Self::Fresh => None,
+            Self::Next(batch) => batch.checked_sub(1),
+            Self::RunAgain(batch) | Self::RollForward(batch) | Self::CommitOnly(batch) => Some(batch),
+        }
+    }
+}
+
 /// Decides.
 ///
 /// # Errors

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
-    array::{AsArray, BooleanArray, RecordBatch},
+    array::{BooleanArray, RecordBatch},
     compute::filter_record_batch,
-    datatypes::{DataType, Schema, TimestampMicrosecondType},
+    datatypes::{DataType, Schema},
 };
 use datafusion::{
     common::{
@@ -17,15 +17,15 @@ use datafusion::{
     logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder, lit},
 };
 
-use super::rows::micros;
 use crate::{
     catalog::{Connector, Insert, Job, KafkaTable, OffsetSpec, StartingOffsets, Table, locate_error},
     error::{Error, Result},
     query::QuerySession,
     session::{SessionLimits, plan_sql},
     source::{KafkaSource, Offsets},
+    state::micros,
     stream::{Standing, normalise},
-    window::{WINDOW_END, WINDOW_KEY, WINDOW_START, Window, WindowAssign},
+    window::{WINDOW_END, WINDOW_START, Window, WindowAssign, window_column},
 };
 
 /// Where a row has its window.
@@ -42,10 +42,7 @@ impl Bounds {
     /// `Unsupported` where the SELECT leaves one out.
     pub fn of(schema: &Schema) -> Result<Self> {
         let find = |which: &str| {
-            let is_it = |metadata: &std::collections::HashMap<String, String>| {
-                metadata.get(WINDOW_KEY).is_some_and(|value| value == which)
-            };
-            schema.fields().iter().position(|field| is_it(field.metadata())).ok_or_else(|| {
+            window_column(schema.fields(), which).ok_or_else(|| {
                 Error::unsupported(format!(
                     "the SELECT does not give {which}, so nobody knows which window a row is of"
                 ))
@@ -62,11 +59,9 @@ impl Bounds {
     /// # Errors
     /// `Internal`: a defect.
     pub fn windows(self, batch: &RecordBatch) -> Result<Vec<Option<Window>>> {
-        let (starts, ends) = (micros(batch, self.start)?, micros(batch, self.end)?);
-        let starts = starts.as_primitive::<TimestampMicrosecondType>();
-        let ends = ends.as_primitive::<TimestampMicrosecondType>();
+        let (starts, ends) = (micros(batch.column(self.start))?, micros(batch.column(self.end))?);
         let window = |(start, end): (Option<i64>, Option<i64>)| Some(Window { start_us: start?, end_us: end? });
-        Ok(starts.iter().zip(ends).map(window).collect())
+        Ok(starts.iter().zip(&ends).map(window).collect())
     }
 
     /// The rows of `wanted` windows, with the window of each.

@@ -1,12 +1,8 @@
 //! The late rows of a query.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use arrow::{
-    array::{Array, AsArray, RecordBatch},
-    compute::cast,
-    datatypes::{DataType, TimeUnit, TimestampMicrosecondType},
-};
+use arrow::array::RecordBatch;
 use datafusion::{
     dataframe::DataFrame,
     functions_aggregate::expr_fn::{count, max},
@@ -19,6 +15,7 @@ use crate::{
     catalog::Job,
     error::{Error, Result},
     query::{QuerySession, is_hidden},
+    state::micros,
     store::{Entry, Store},
     stream::{LATE, LateQuery, Replayable, Standing},
     window::Window,
@@ -50,8 +47,8 @@ pub async fn windows(rows: DataFrame, replayable: &Replayable) -> Result<BTreeMa
     let mut stream = rows.execute_stream().await?;
     let mut windows = BTreeMap::new();
     while let Some(batch) = stream.next().await {
-        let times = micros(&batch?, 0)?;
-        for time in times.as_primitive::<TimestampMicrosecondType>().iter().flatten() {
+        let times = micros(batch?.column(0))?;
+        for time in times.iter().flatten() {
             for window in replayable.windows_of(time) {
                 *windows.entry(window).or_insert(0) += 1;
             }
@@ -62,18 +59,6 @@ pub async fn windows(rows: DataFrame, replayable: &Replayable) -> Result<BTreeMa
         }
     }
     Ok(windows)
-}
-
-/// A column of times in microseconds; its zone stays.
-///
-/// # Errors
-/// `Internal` if it is no timestamp.
-pub fn micros(batch: &RecordBatch, column: usize) -> Result<Arc<dyn Array>> {
-    let values = batch.column(column);
-    match values.data_type() {
-        DataType::Timestamp(_, zone) => Ok(cast(values, &DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))?),
-        other => Err(Error::internal(format!("a window's bound is {other}"))),
-    }
 }
 
 /// The rows that were set aside: one row per query, reason and window, with the newest windows first, at most `limit` of

@@ -1,7 +1,7 @@
 //! Single rows that are given out when the watermark passes them, with the earlier ones that they look back to.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,19 +12,20 @@ use arrow::{
     array::{ArrayRef, BooleanArray, RecordBatch},
     compute::{and, filter_record_batch, or},
 };
-use datafusion::{
-    common::hash_utils::{RandomState, create_hashes},
-    physical_expr::PhysicalExpr,
-};
+use datafusion::physical_expr::PhysicalExpr;
 
 use super::{
+    hashes::{KeyHashes, hash_rows},
     layout::{Labels, Moments, StateLayout},
-    operator::{Held, rows_of},
+    operator::{Held, Scan, rows_of},
 };
 use crate::{
     error::{Error, Result},
     store::Store,
 };
+
+/// Keys of rows to give out, for each way in which they look back: 16 MiB. If there are more, all rows are looked at.
+const KEYS_MAX: usize = if cfg!(test) { 4 } else { 1 << 20 };
 
 /// What rows must have in common to look at each other, over the columns of the state.
 pub type RowKeys = Vec<Arc<dyn PhysicalExpr>>;
@@ -35,14 +36,13 @@ pub type RowKeys = Vec<Arc<dyn PhysicalExpr>>;
 pub struct MomentScan {
     layout: StateLayout,
     store: Store,
-    held: Vec<Held>,
     left: VecDeque<Held>,
     slices: VecDeque<RecordBatch>,
     from_us: i64,
     to_us: i64,
     keys: Vec<RowKeys>,
     /// Hashes of the keys of the rows to give out; `None` until they are known.
-    wanted: Option<Vec<HashSet<u64>>>,
+    wanted: Option<Vec<KeyHashes>>,
     released: Arc<AtomicU64>,
 }
 
@@ -62,8 +62,7 @@ impl MomentScan {
         Self {
             layout,
             store,
-            left: held.iter().cloned().collect(),
-            held,
+            left: held.into(),
             slices: VecDeque::new(),
             from_us,
             to_us,
@@ -73,43 +72,13 @@ impl MomentScan {
         }
     }
 
-    /// Input rows that are given out, once the scan is done.
-    pub fn released(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.released)
-    }
-
-    /// The next rows.
-    ///
-    /// # Errors
-    /// The store's; `Corrupt`.
-    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let Labels::Moments(moments) = self.layout.labels.clone() else {
-            return Err(Error::internal("the state holds no single rows"));
-        };
-        if self.wanted.is_none() {
-            self.wanted = Some(self.look_for(&moments).await?);
-        }
-        loop {
-            while let Some(batch) = self.slices.pop_front() {
-                let stands = self.stands(&batch, &moments)?;
-                self.released.fetch_add(stands.due.true_count() as u64, Ordering::Relaxed);
-                let chosen = self.choose(&batch, &stands)?;
-                if chosen.true_count() > 0 {
-                    return self.emit(&batch, &stands.due, &chosen, &moments).map(Some);
-                }
-            }
-            let Some(held) = self.left.pop_front() else { return Ok(None) };
-            self.slices.extend(rows_of(held, &self.store, &self.layout).await?.iter().cloned());
-        }
-    }
-
     /// The keys of the rows to give out.
-    async fn look_for(&self, moments: &Moments) -> Result<Vec<HashSet<u64>>> {
-        let mut wanted = vec![HashSet::new(); self.keys.len()];
+    async fn look_for(&self, moments: &Moments) -> Result<Vec<KeyHashes>> {
+        let mut wanted = (0..self.keys.len()).map(|_| KeyHashes::new(KEYS_MAX)).collect::<Vec<_>>();
         if wanted.is_empty() {
             return Ok(wanted);
         }
-        for held in &self.held {
+        for held in &self.left {
             if held.next_end(&self.layout, self.from_us)? > self.to_us {
                 continue;
             }
@@ -143,7 +112,7 @@ impl MomentScan {
         if stands.other.true_count() > 0 {
             for (keys, wanted) in self.keys.iter().zip(wanted) {
                 for (row, hash) in looked_at.iter_mut().zip(hashes(keys, batch)?) {
-                    *row |= wanted.contains(&hash);
+                    *row |= wanted.contains(hash);
                 }
             }
         }
@@ -169,14 +138,36 @@ impl MomentScan {
     }
 }
 
+impl Scan for MomentScan {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let Labels::Moments(moments) = self.layout.labels.clone() else {
+            return Err(Error::internal("the state holds no single rows"));
+        };
+        if self.wanted.is_none() {
+            self.wanted = Some(self.look_for(&moments).await?);
+        }
+        loop {
+            while let Some(batch) = self.slices.pop_front() {
+                let stands = self.stands(&batch, &moments)?;
+                self.released.fetch_add(stands.due.true_count() as u64, Ordering::Relaxed);
+                let chosen = self.choose(&batch, &stands)?;
+                if chosen.true_count() > 0 {
+                    return self.emit(&batch, &stands.due, &chosen, &moments).map(Some);
+                }
+            }
+            let Some(held) = self.left.pop_front() else { return Ok(None) };
+            self.slices.extend(rows_of(held, &self.store, &self.layout).await?.iter().cloned());
+        }
+    }
+
+    /// Those that are given out.
+    fn released(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.released)
+    }
+}
+
 /// A hash of each row's keys; without keys all rows have the same.
 fn hashes(keys: &RowKeys, batch: &RecordBatch) -> Result<Vec<u64>> {
-    let mut hashes = vec![0; batch.num_rows()];
-    if keys.is_empty() || batch.num_rows() == 0 {
-        return Ok(hashes);
-    }
     let columns = keys.iter().map(|key| Ok(key.evaluate(batch)?.into_array(batch.num_rows())?));
-    let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
-    create_hashes(&columns, &RandomState::with_seed(0), &mut hashes)?;
-    Ok(hashes)
+    hash_rows(&columns.collect::<Result<Vec<ArrayRef>>>()?, batch.num_rows())
 }

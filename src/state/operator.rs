@@ -379,12 +379,9 @@ pub struct StateScan {
     released: Arc<AtomicU64>,
 }
 
-impl StateScan {
-    /// The next rows, with the windows' labels.
-    ///
-    /// # Errors
-    /// The store's; `Corrupt`.
-    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+impl Scan for StateScan {
+    /// With the windows' labels.
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
         loop {
             while let Some(slice) = self.slices.pop_front() {
                 let released = self.layout.released(&slice, self.from_us, self.to_us)?;
@@ -402,10 +399,22 @@ impl StateScan {
         }
     }
 
-    /// Input rows that no window needs any more, once the scan is done.
-    pub fn released(&self) -> Arc<AtomicU64> {
+    /// Those that no window needs any more.
+    fn released(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.released)
     }
+}
+
+/// Rows of state that an operator is given, batch by batch.
+pub trait Scan: Send + 'static {
+    /// The next rows.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt`.
+    fn next(&mut self) -> impl Future<Output = Result<Option<RecordBatch>>> + Send;
+
+    /// Input rows that leave the state, once the scan is done.
+    fn released(&self) -> Arc<AtomicU64>;
 }
 
 /// The rows that some window needs, as they are in the state, file by file.

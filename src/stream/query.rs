@@ -105,11 +105,7 @@ impl StreamingQuery {
         let fingerprint =
             output::fingerprint(&description, &self.output, &self.plan, &insert.select.mask(insert.select.sql()))?;
         // Decide first: a checkpoint or an output that belongs to another query must not get our fingerprint.
-        let planned_next = match self.decide().await? {
-            Decision::Fresh => 0,
-            Decision::Next(batch) => batch,
-            Decision::RunAgain(batch) | Decision::RollForward(batch) | Decision::CommitOnly(batch) => batch + 1,
-        };
+        let planned_next = self.decide().await?.latest().map_or(0, |batch| batch + 1);
         self.checkpoint.check_fingerprint(planned_next, &fingerprint).await
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use arrow::datatypes::SchemaRef;
 
 use super::{
+    inputs::per_source,
     output::{checkpoint_location, late_table},
     plan::QueryPlan,
     windowed::{Replayable, Stages},
@@ -18,12 +19,8 @@ use crate::{
 };
 
 /// The offsets of the one source.
-fn only(mut sources: Vec<Offsets>) -> Result<Offsets> {
-    match (sources.pop(), sources.is_empty()) {
-        (Some(offsets), true) => Ok(offsets),
-        _ => Err(Error::corrupt("the offset log has several sources, this query has one")
-            .help("the checkpoint belongs to another query")),
-    }
+fn only(ends: Vec<Offsets>) -> Result<Offsets> {
+    Ok(per_source(ends, 1)?.pop().unwrap_or_default())
 }
 
 /// An INSERT over windows, and where its late rows are.

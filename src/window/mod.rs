@@ -4,6 +4,8 @@
 //! leads from them to `assign_exec.rs` and `session_exec.rs`. `relation.rs` reads windows in FROM, `grouped.rs` windows
 //! in GROUP BY, and `arguments.rs` what stands in their parentheses.
 
+use arrow::datatypes::{Field, Fields};
+
 mod arguments;
 mod assign_exec;
 mod event_time;
@@ -39,3 +41,13 @@ pub const EVENT_TIME_KEY: &str = crate::catalog::EVENT_TIME;
 /// The metadata key of a field that holds a window's start or end; its value says which: `WINDOW_START` or
 /// `WINDOW_END`.
 pub const WINDOW_KEY: &str = "tidemill:window";
+
+/// Which column holds the windows' `which`, `WINDOW_START` or `WINDOW_END`, whatever it is called.
+pub fn window_column(fields: &Fields, which: &str) -> Option<usize> {
+    fields.iter().position(|field| is_window(field, which))
+}
+
+/// Does the field hold the windows' `which`?
+pub fn is_window(field: &Field, which: &str) -> bool {
+    field.metadata().get(WINDOW_KEY).is_some_and(|value| value == which)
+}

@@ -50,11 +50,7 @@ impl StreamingQuery {
     /// A Kafka sink becomes the query's only producer, and its topic must not be ahead of the checkpoint.
     async fn fence(&self, decision: Decision) -> Result<()> {
         let Output::Kafka(sink, _) = &self.output else { return Ok(()) };
-        let known = match decision {
-            Decision::Fresh => None,
-            Decision::Next(batch) => Some(batch - 1),
-            Decision::RunAgain(batch) | Decision::RollForward(batch) | Decision::CommitOnly(batch) => Some(batch),
-        };
+        let known = decision.latest();
         // A start that is refused must not stop an instance that is well: the first look comes before the fence.
         self.check_marker(known, sink.committed_so_far().await?)?;
         sink.fence().await?;

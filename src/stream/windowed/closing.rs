@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    state::{Labels, LiveRows, MomentScan, OperatorState, StateLayout, StateScan},
+    state::{Labels, LiveRows, OperatorState, Scan, StateLayout},
 };
 
 /// Gives the final aggregate the rows of the windows that close; how many input rows leave the state with them is known
@@ -26,7 +26,7 @@ pub fn closing(
     } else if let Some(keys) = operator.row_keys() {
         let scan = state.scan_moments((from_us, to_us), keys);
         let released = scan.released();
-        (moments(scan), released)
+        (rows_of(scan), released)
     } else {
         let scan = state.scan(from_us, to_us);
         let released = scan.released();
@@ -55,15 +55,8 @@ pub async fn changing(
     Ok(Arc::new(AtomicU64::new(if passes { state.released(from_us, to_us).await? } else { 0 })))
 }
 
-fn moments(scan: MomentScan) -> StateRows {
-    Box::pin(futures::stream::try_unfold(
-        scan,
-        |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
-    ))
-}
-
 /// The rows of a scan.
-pub fn rows_of(scan: StateScan) -> StateRows {
+pub fn rows_of(scan: impl Scan) -> StateRows {
     Box::pin(futures::stream::try_unfold(
         scan,
         |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },

@@ -37,10 +37,11 @@ use datafusion::{
 use futures::StreamExt;
 use tokio::sync::mpsc::Sender;
 
-use super::exec::one_partition;
 use super::{
-    late::{LateRows, Reason, Sieve},
+    exec::one_partition,
+    late::LateRows,
     merge::KeyRows,
+    sieve::{Aside, Reason, Sieve, picked},
 };
 use crate::{
     error::{Error, Result},
@@ -198,19 +199,15 @@ impl Guard {
         let guarded = Arc::clone(&self.guarded);
         let sieve = &guarded.sieve;
         let times = micros(batch.column(sieve.time))?;
-        let (mut good, mut doubtful, mut aside, mut reasons) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut good, mut doubtful, mut aside) = (Vec::new(), Vec::new(), Aside::default());
         for (row, time) in (0u32..).zip(&times) {
-            match sieve.in_time(time) {
-                Ok(time) if time > sieve.bounds.closed_us => good.push(row),
-                Ok(_) => doubtful.push(row),
-                Err(reason) => {
-                    aside.push(row);
-                    reasons.push(reason);
-                }
+            match sieve.in_time((row, time), &mut aside) {
+                Some(time) if time > sieve.bounds.closed_us => good.push(row),
+                Some(_) => doubtful.push(row),
+                None => {}
             }
         }
-        if !aside.is_empty() {
-            let rows = sieve.set_aside(&batch, &times, (&aside, &reasons))?;
+        if let Some(rows) = sieve.set_aside(&batch, &times, aside)? {
             guarded.late.set_aside(rows, self.sender.as_ref()).await?;
         }
         if !doubtful.is_empty() {
@@ -221,10 +218,8 @@ impl Guard {
                 self.judge().await?;
             }
         }
-        if good.len() == batch.num_rows() {
-            self.ready.push_back(batch);
-        } else if !good.is_empty() {
-            self.ready.push_back(take_record_batch(&batch, &UInt32Array::from(good))?);
+        if !good.is_empty() {
+            self.ready.push_back(picked(&batch, good)?);
         }
         Ok(())
     }
@@ -237,7 +232,7 @@ impl Guard {
         let guarded = Arc::clone(&self.guarded);
         let rows = concat_batches(&guarded.schema, &std::mem::take(&mut self.doubtful))?;
         let times = micros(rows.column(guarded.sieve.time))?;
-        let (mut taken, mut late) = (Vec::new(), Vec::new());
+        let (mut taken, mut late) = (Vec::new(), Aside::default());
         let types = guarded.keys.iter().map(|key| key.data_type(&guarded.schema));
         let converter = KeyRows::new(types.collect::<DataFusionResult<_>>()?)?;
         let values = guarded.keys.iter().map(|key| key.evaluate(&rows)?.into_array(rows.num_rows()));
@@ -245,16 +240,16 @@ impl Guard {
         let neighbours = guarded.neighbours(&converter, &keys).await?;
         for ((row, key), time) in (0u32..).zip(&keys).zip(times.values()) {
             let of_key = neighbours.get(key.as_ref()).copied().unwrap_or_default();
-            let rows = if of_key.take(*time, &guarded.sieve) { &mut taken } else { &mut late };
-            rows.push(row);
+            match of_key.take(*time, &guarded.sieve) {
+                true => taken.push(row),
+                false => late.push(row, Reason::Late),
+            }
         }
-        if !late.is_empty() {
-            let reasons = vec![Reason::Late; late.len()];
-            let rows = guarded.sieve.set_aside(&rows, &times, (&late, &reasons))?;
+        if let Some(rows) = guarded.sieve.set_aside(&rows, &times, late)? {
             guarded.late.set_aside(rows, self.sender.as_ref()).await?;
         }
         if !taken.is_empty() {
-            self.ready.push_back(take_record_batch(&rows, &UInt32Array::from(taken))?);
+            self.ready.push_back(picked(&rows, taken)?);
         }
         self.memory.free();
         Ok(())

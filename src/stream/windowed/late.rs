@@ -1,4 +1,4 @@
-//! Rows that no window takes: why, and what is kept of them.
+//! Where rows go that no window takes, and what is kept of them.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -6,35 +6,14 @@ use std::sync::{
 };
 
 use arrow::{
-    array::{
-        Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, new_null_array,
-    },
-    compute::take_record_batch,
+    array::{RecordBatch, new_null_array},
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
 };
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 
 use super::samples::{SAMPLES_MAX, samples};
-use crate::{
-    error::{Error, Result},
-    event_time::NO_WATERMARK_MS,
-    window::WindowSpec,
-};
-
-/// The reason of a row that came after its windows were written.
-pub const LATE: &str = "late: its last window is closed";
-
-/// Which rows are in time.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Windows that end up to here are closed, microseconds since the epoch.
-    pub closed_us: i64,
-    /// Those that end up to here close with this batch.
-    pub closing_us: i64,
-    /// Events after this are set aside.
-    pub future_us: i64,
-}
+use crate::error::{Error, Result};
 
 /// Where rows go that no window takes, and how many they were.
 #[derive(Debug)]
@@ -179,83 +158,6 @@ pub fn late_schema(input: &Schema) -> SchemaRef {
     fields.push(Field::new("late_by_ms", DataType::Int64, true));
     fields.push(Field::new("late_reason", DataType::Utf8, false));
     Arc::new(Schema::new(fields))
-}
-
-/// Why a row is set aside.
-#[derive(Debug, Clone, Copy)]
-pub enum Reason {
-    Late,
-    NoEventTime,
-    Future,
-}
-
-/// Tells rows in time from others.
-#[derive(Debug)]
-pub struct Sieve {
-    /// The column of the event time.
-    pub time: usize,
-    pub spec: WindowSpec,
-    pub bounds: Bounds,
-    late_schema: SchemaRef,
-}
-
-impl Sieve {
-    /// For rows of `input`.
-    pub fn new(input: &Schema, time: usize, spec: WindowSpec, bounds: Bounds) -> Self {
-        Self { time, spec, bounds, late_schema: late_schema(input) }
-    }
-
-    /// The event time, unless the row has none or one that cannot be.
-    pub fn in_time(&self, time: Option<i64>) -> std::result::Result<i64, Reason> {
-        match time {
-            Some(time) if time <= self.bounds.future_us => Ok(time),
-            Some(_) => Err(Reason::Future),
-            None => Err(Reason::NoEventTime),
-        }
-    }
-
-    /// What is kept of `aside`, rows of `batch` with a reason each.
-    ///
-    /// # Errors
-    /// `Internal`: a defect.
-    pub fn set_aside(
-        &self,
-        batch: &RecordBatch,
-        times: &Int64Array,
-        (aside, reasons): (&[u32], &[Reason]),
-    ) -> Result<RecordBatch> {
-        let rows = take_record_batch(batch, &UInt32Array::from(aside.to_vec()))?;
-        let time = |row: &u32| {
-            let row = usize::try_from(*row).unwrap_or(usize::MAX);
-            times.is_valid(row).then(|| times.value(row))
-        };
-        let last = |time: i64| {
-            let end = self.spec.last_end(time);
-            self.spec.windows_of(time).last().map_or((None, Some(end)), |last| (Some(last.start_us), Some(last.end_us)))
-        };
-        let windows: Vec<(Option<i64>, Option<i64>)> =
-            aside.iter().map(|row| time(row).map_or((None, None), last)).collect();
-        let closed_ms = self.bounds.closed_us.div_euclid(1000);
-        let watermark = (closed_ms > NO_WATERMARK_MS.div_euclid(1000)).then_some(self.bounds.closed_us);
-        let late_by = |((_, end), reason): (&(Option<i64>, Option<i64>), &Reason)| match reason {
-            Reason::Late => end.map(|end| self.bounds.closed_us.saturating_sub(end).max(0).div_euclid(1000)),
-            Reason::NoEventTime | Reason::Future => None,
-        };
-        let shown = reasons.iter().map(|reason| match reason {
-            Reason::Late => LATE,
-            Reason::NoEventTime => "its event time is NULL",
-            Reason::Future => "its event time is further in the future than maxFutureSkew",
-        });
-        let instants = |values: Vec<Option<i64>>| Arc::new(TimestampMicrosecondArray::from(values)) as ArrayRef;
-        let mut columns = rows.columns().to_vec();
-        columns.push(instants(windows.iter().map(|(start, _)| *start).collect()));
-        columns.push(instants(windows.iter().map(|(_, end)| *end).collect()));
-        columns.push(instants(vec![watermark; windows.len()]));
-        columns.push(Arc::new(windows.iter().zip(reasons).map(late_by).collect::<Int64Array>()));
-        columns.push(Arc::new(StringArray::from_iter_values(shown)));
-        RecordBatch::try_new(Arc::clone(&self.late_schema), columns)
-            .map_err(|error| Error::internal(format!("late rows: {error}")))
-    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! Windowed aggregates over a stream: panes of partial aggregates in the state, windows out when the watermark passes.
 //!
 //! `stages.rs` cuts the plan at each windowed aggregate, which gives a tree: an aggregate is over records or over the
-//! rows of others, and the rest of the plan over any of them. `source.rs` looks at what is below a cut; `assign.rs` gives
-//! rows their panes, `late.rs` is about those that come too late, and `samples.rs` shows some of them. Sessions are put
-//! together from pieces: `guard.rs` lets rows
-//! in that a session can take, `merge.rs` joins the pieces. `over.rs` says which rows an OVER looks at (`distinct.rs`:
-//! DISTINCT is one), `over_cut.rs` cuts the plan there, `moments.rs` keeps the rows. `planner.rs` makes the physical plans
-//! of one batch, `replayable.rs` says which windows a late row belongs to, `run.rs` runs them over the state, and `batch.rs` between the source and the output. `update.rs` has the
-//! output modes in which groups are written while they change, and aggregates without a window; `keys.rs` looks at the
-//! keys of their records.
+//! rows of others, and the rest of the plan over any of them. `source.rs` looks at what is below a cut. `sieve.rs` tells
+//! rows in time from those that come too late, `late.rs` says where these go, and `samples.rs` shows some of them;
+//! `assign.rs` gives the others their panes. Sessions are put together from pieces: `guard.rs` lets rows in that a
+//! session can take, `merge.rs` joins the pieces. `over.rs` says which rows an OVER looks at (`distinct.rs`: DISTINCT is
+//! one), `over_cut.rs` cuts the plan there, `moments.rs` keeps the rows. `planner.rs` makes the physical plans of one
+//! batch, `run.rs` runs them over the state, and `batch.rs` between the source and the output. `replayable.rs` says
+//! which windows a late row belongs to. `update.rs` has the output modes in which groups are written while they change,
+//! and aggregates without a window; `keys.rs` looks at the keys of their records.
 
 mod assign;
 mod batch;
@@ -28,6 +28,7 @@ mod planner;
 mod replayable;
 mod run;
 mod samples;
+mod sieve;
 mod source;
 mod stages;
 mod update;
@@ -35,11 +36,12 @@ mod update;
 pub use batch::{Parts, SetAside, run_batch};
 pub use distinct::number_rows;
 pub use keys::{check_fields, check_sink};
-pub use late::{LATE, LateRows};
+pub use late::LateRows;
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};
 pub use replayable::Replayable;
 pub use run::{OperatorCounts, QueryState, Watermarks, stage_us};
+pub use sieve::LATE;
 pub use stages::{Stages, check, needs_state, split};
 pub use update::grows;
 

@@ -4,29 +4,23 @@
 use std::{fmt, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array},
-    compute::take_record_batch,
+    array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray},
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
 };
 use datafusion::{
-    common::{Column, DFSchema, Result as DataFusionResult, ScalarValue, internal_err, tree_node::TreeNodeRecursion},
-    execution::{SessionState, TaskContext},
+    common::{Column, DFSchema, ScalarValue},
+    execution::SessionState,
     functions_window::expr_fn::rank,
     logical_expr::{Expr, ExprFunctionExt, LogicalPlanBuilder, lit},
-    physical_expr::PhysicalExpr,
-    physical_plan::{
-        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, InputDistributionRequirements, PlanProperties,
-        SendableRecordBatchStream, stream::RecordBatchStreamAdapter,
-    },
+    physical_plan::ExecutionPlan,
 };
-use futures::StreamExt;
 
 use super::{
     emission::Emission,
-    exec::one_partition,
-    late::{LateRows, Reason, Sieve},
+    late::LateRows,
     over::{Looks, Rank, RowTime, due_field},
     planner::{StagePlanner, physical},
+    sieve::{Aside, Reason, Sieve, SortOut, picked},
 };
 use crate::{
     error::{Error, Result},
@@ -56,7 +50,7 @@ impl KeptRows {
         if looks.any() {
             for look in &looks.looks {
                 let exprs = look.keys.iter().map(|key| state.create_physical_expr(key.clone(), input));
-                keys.push(exprs.collect::<DataFusionResult<Vec<_>>>()?);
+                keys.push(exprs.collect::<datafusion::common::Result<Vec<_>>>()?);
             }
         }
         Ok(Self { keys, looks: looks.clone(), input: input.clone(), state: Arc::new(state.clone()) })
@@ -130,89 +124,27 @@ fn moment_field() -> Field {
 }
 
 /// Adds the event time to each row, and sets aside those that come after the watermark.
-#[derive(Debug, Clone)]
-pub struct MomentExec {
-    input: Arc<dyn ExecutionPlan>,
-    moment: Arc<Moment>,
-    late: Arc<LateRows>,
-    properties: Arc<PlanProperties>,
-}
-
 #[derive(Debug)]
-struct Moment {
+pub struct Moment {
     time: RowTime,
     sieve: Sieve,
     schema: SchemaRef,
 }
 
-impl MomentExec {
-    /// The column of the event time is the last one of what comes out.
-    pub fn new(input: Arc<dyn ExecutionPlan>, time: RowTime, sieve: Sieve, late: Arc<LateRows>) -> Self {
-        let mut fields = input.schema().fields().to_vec();
-        fields.push(Arc::new(moment_field()));
-        let schema = Arc::new(Schema::new(fields));
-        let properties = one_partition(&input, &schema);
-        Self { input, moment: Arc::new(Moment { time, sieve, schema }), late, properties }
-    }
-}
-
-impl DisplayAs for MomentExec {
-    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "MomentExec: {:?}", self.moment.time)
-    }
-}
-
-impl ExecutionPlan for MomentExec {
-    fn name(&self) -> &str {
-        "MomentExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
-        InputDistributionRequirements::new(vec![Distribution::SinglePartition])
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
-    ) -> DataFusionResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let Ok([input]) = <[_; 1]>::try_from(children) else { return internal_err!("one input") };
-        Ok(Arc::new(Self { input, ..Self::clone(&self) }))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, context)?;
-        let sender = self.late.sender();
-        let (moment, late) = (Arc::clone(&self.moment), Arc::clone(&self.late));
-        let stream = input.then(move |batch| {
-            let (moment, late, sender) = (Arc::clone(&moment), Arc::clone(&late), sender.clone());
-            async move {
-                let (kept, set_aside) = moment.sort_out(&batch?)?;
-                if let Some(set_aside) = set_aside {
-                    late.set_aside(set_aside, sender.as_ref()).await?;
-                }
-                Ok(kept)
-            }
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.moment.schema), stream)))
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:?}", self.time)
     }
 }
 
 impl Moment {
+    /// The column of the event time is the last one of what comes out.
+    pub fn new(input: &Schema, time: RowTime, sieve: Sieve) -> Self {
+        let mut fields = input.fields().to_vec();
+        fields.push(Arc::new(moment_field()));
+        Self { time, sieve, schema: Arc::new(Schema::new(fields)) }
+    }
+
     /// The event times, microseconds since the epoch.
     fn times(&self, batch: &RecordBatch) -> Result<Int64Array> {
         let (column, add_us) = match self.time {
@@ -223,37 +155,28 @@ impl Moment {
         let column = batch.columns().get(column).ok_or_else(|| Error::internal("the event time is missing"))?;
         Ok(micros(column)?.unary(|time| time.saturating_add(add_us)))
     }
+}
+
+impl SortOut for Moment {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
 
     fn sort_out(&self, batch: &RecordBatch) -> Result<(RecordBatch, Option<RecordBatch>)> {
         let times = self.times(batch)?;
-        let (mut kept, mut kept_us) = (Vec::new(), Vec::new());
-        let (mut aside, mut reasons) = (Vec::new(), Vec::new());
+        let (mut kept, mut kept_us, mut aside) = (Vec::new(), Vec::new(), Aside::default());
         for (row, time) in (0u32..).zip(&times) {
-            match self.sieve.in_time(time) {
-                Ok(time) if time >= self.sieve.bounds.closed_us => {
+            match self.sieve.in_time((row, time), &mut aside) {
+                Some(time) if time >= self.sieve.bounds.closed_us => {
                     kept.push(row);
                     kept_us.push(time);
                 }
-                Ok(_) => {
-                    aside.push(row);
-                    reasons.push(Reason::Late);
-                }
-                Err(reason) => {
-                    aside.push(row);
-                    reasons.push(reason);
-                }
+                Some(_) => aside.push(row, Reason::Late),
+                None => {}
             }
         }
-        let set_aside = match aside.is_empty() {
-            true => None,
-            false => Some(self.sieve.set_aside(batch, &times, (&aside, &reasons))?),
-        };
-        let rows = if kept.len() == batch.num_rows() {
-            batch.clone()
-        } else {
-            take_record_batch(batch, &UInt32Array::from(kept))?
-        };
-        let mut columns = rows.columns().to_vec();
+        let set_aside = self.sieve.set_aside(batch, &times, aside)?;
+        let mut columns = picked(batch, kept)?.columns().to_vec();
         columns.push(Arc::new(TimestampMicrosecondArray::from(kept_us)) as ArrayRef);
         Ok((RecordBatch::try_new(Arc::clone(&self.schema), columns)?, set_aside))
     }

@@ -104,7 +104,7 @@ impl Looks {
             if *time.get_or_insert(found) != found {
                 return Err(refused(&name, "the orders of the window functions differ", ORDER_HELP));
             }
-            looks.add(&name, &function.fun, &function.params, found)?;
+            looks.add(&name, &function.fun, &function.params)?;
         }
         looks.time = time.ok_or_else(|| Error::internal("a window without functions"))?;
         let (RowTime::Column(at) | RowTime::WindowEnd(at) | RowTime::WindowStart(at, _)) = looks.time;
@@ -153,21 +153,14 @@ impl Looks {
         Ok(())
     }
 
-    fn add(
-        &mut self,
-        name: &str,
-        function: &WindowFunctionDefinition,
-        params: &WindowFunctionParams,
-        time: RowTime,
-    ) -> Result<()> {
+    fn add(&mut self, name: &str, function: &WindowFunctionDefinition, params: &WindowFunctionParams) -> Result<()> {
         let mut look =
             Look { keys: params.partition_by.clone(), order: params.order_by.clone(), last: 0, first: Rank::None };
         let ignores_nulls = matches!(params.null_treatment, Some(NullTreatment::IgnoreNulls));
         match (function, function.name()) {
             (WindowFunctionDefinition::WindowUDF(_), "row_number" | "rank") => {
-                let by_time = |key: &Expr| matches!((key, &time), (Expr::Column(_), _)) && is_order(key, params);
-                // Rows of other times have other keys then, and rows of one time come together.
-                if !params.partition_by.iter().any(by_time) {
+                // If the event time is a key, rows of other times have other keys, and rows of one time come together.
+                if !params.partition_by.iter().any(|key| is_order(key, params)) {
                     look.first = Rank::Unbounded(name.to_owned());
                 }
             }

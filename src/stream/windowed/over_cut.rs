@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    window::{WINDOW_END, WINDOW_KEY, WINDOW_START, WindowKind, WindowSpec},
+    window::{WINDOW_END, WINDOW_START, WindowKind, WindowSpec, window_column},
 };
 
 /// What stands in the place of OVER; `None` if it may stay, because it treats each closed window by itself.
@@ -48,7 +48,8 @@ pub fn cut_window(window: &Window, operators: &mut Vec<Operator>) -> Result<Opti
     let plan = LogicalPlan::clone(&window.input);
     if let Some(assign) = assign {
         assign.check_time()?;
-        let (spec, bounds) = (assign.spec()?, (window_at(schema, WINDOW_START), window_at(schema, WINDOW_END)));
+        let spec = assign.spec()?;
+        let bounds = (window_column(schema.fields(), WINDOW_START), window_column(schema.fields(), WINDOW_END));
         let (true, (Some(start), Some(end))) = (partitions.iter().all(|keys| keep_apart(keys, schema, &spec)), bounds)
         else {
             return Err(Error::unsupported("OVER across windows over a stream")
@@ -140,9 +141,4 @@ fn partition(expr: &Expr) -> Option<&[Expr]> {
         Expr::WindowFunction(function) => Some(&function.params.partition_by),
         _ => None,
     }
-}
-
-fn window_at(schema: &DFSchema, which: &str) -> Option<usize> {
-    (0..schema.fields().len())
-        .find(|at| schema.field(*at).metadata().get(WINDOW_KEY).is_some_and(|value| value == which))
 }

@@ -28,14 +28,15 @@ use datafusion::{
 };
 
 use super::{
-    assign::StreamAssignExec,
+    assign::Assign,
     emission::Emission,
     guard::{KnownSessions, SessionGuardExec},
-    late::{Bounds, LateRows, Sieve},
+    late::LateRows,
     merge::{SessionMergeExec, Wanted},
-    moments::{KeptRows, MomentExec},
+    moments::{KeptRows, Moment},
     over::Looks,
     run::Watermarks,
+    sieve::{Bounds, Sieve, SieveExec},
     source::SessionKeys,
     stages::{Kept, KeptAggregate, Operator, Stages},
 };
@@ -260,7 +261,8 @@ fn keep_rows(
         1 => Arc::clone(physical),
         _ => Arc::new(CoalescePartitionsExec::new(Arc::clone(physical))),
     };
-    let partial = MomentExec::new(input, looks.time, sieve, late);
+    let moment = Moment::new(&physical.schema(), looks.time, sieve);
+    let partial = SieveExec::new(input, Arc::new(moment), late);
     let layout = rows.layout(&partial.schema(), operator.behind_us);
     Ok(planned(operator, Arc::new(partial), layout, bounds, Work::Rows(rows)))
 }
@@ -481,13 +483,8 @@ impl StagePlanner {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let time = window.input.schema().index_of_column(&window.time)?;
         let schema = Arc::clone(window.schema().inner());
-        Ok(Arc::new(StreamAssignExec::new(
-            Arc::clone(input),
-            (window.kept(), time),
-            (window.spec, assign.labels.clone()),
-            assign.bounds,
-            schema,
-            Arc::clone(&self.late),
-        )))
+        let sieve = Sieve::new(&input.schema(), time, window.spec, assign.bounds);
+        let assign = Assign::new(window.kept(), sieve, assign.labels.clone(), schema);
+        Ok(Arc::new(SieveExec::new(Arc::clone(input), Arc::new(assign), Arc::clone(&self.late))))
     }
 }

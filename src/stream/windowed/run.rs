@@ -14,8 +14,8 @@ use futures::{StreamExt, future::try_join_all};
 
 use super::{
     closing::{changing, closing, live, pieces, starting},
-    late::Bounds,
     planner::{PlannedOperator, PlannedStages, StateRows},
+    sieve::Bounds,
 };
 use crate::{
     catalog::OutputMode,

@@ -11,7 +11,7 @@ use datafusion::{
 use crate::{
     error::{Error, Result},
     stream::join::stream_side,
-    window::{EVENT_TIME_KEY, SessionAssign, WINDOW_KEY, WindowAssign, WindowKind, WindowSpec},
+    window::{self, EVENT_TIME_KEY, SessionAssign, WINDOW_KEY, WindowAssign, WindowKind, WindowSpec},
 };
 
 /// The window that rows are given.
@@ -194,9 +194,7 @@ fn columns(expr: Expr, with: &dyn Fn(&Column) -> DataFusionResult<Option<Expr>>)
 /// The window column that the aggregate does not group by.
 pub fn window_column(aggregate: &Aggregate, which: &str) -> Result<Expr> {
     let input = aggregate.input.schema();
-    let is_it = |at: &usize| input.field(*at).metadata().get(WINDOW_KEY).is_some_and(|value| value == which);
-    let found = (0..input.fields().len()).find(is_it);
-    let at = found.ok_or_else(|| {
+    let at = window::window_column(input.fields(), which).ok_or_else(|| {
         Error::unsupported(format!("the windows are grouped by, but {which} was left out on the way"))
             .help("select window_start and window_end in the subquery, and GROUP BY both")
     })?;

@@ -32,7 +32,7 @@ use crate::{
         scan::{reads_stream, stream_table},
         stateless,
     },
-    window::{EVENT_TIME_KEY, WINDOW_END, WINDOW_KEY, WINDOW_START, WindowKind, WindowSpec},
+    window::{EVENT_TIME_KEY, WINDOW_END, WINDOW_START, WindowKind, WindowSpec, is_window},
 };
 
 /// The hidden aggregate that counts input rows.
@@ -256,14 +256,8 @@ fn cut(
 ) -> Result<(Operator, LogicalPlan)> {
     let spec = assign.spec()?;
     let input = aggregate.input.schema();
-    let marked = |expr: &Expr, which: &str| match expr {
-        Expr::Column(column) => input
-            .index_of_column(column)
-            .is_ok_and(|at| input.field(at).metadata().get(WINDOW_KEY).is_some_and(|value| value == which)),
-        _ => false,
-    };
     let mut groups = aggregate.group_expr.clone();
-    let find = |groups: &[Expr], which: &str| groups.iter().position(|group| marked(group, which));
+    let find = |groups: &[Expr], which: &str| groups.iter().position(|group| has_mark(group, input, which));
     if matches!(groups.first(), Some(Expr::GroupingSet(_))) {
         return Err(Error::unsupported("GROUPING SETS, CUBE and ROLLUP over the windows of a stream")
             .help("write one INSERT for each grouping"));
@@ -426,7 +420,7 @@ fn join_refusal(
     if behind.len() > 1 {
         return Some(("a join of windows with windows over windows".to_owned(), STORED));
     }
-    let is_end = |expr: &Expr, side: &LogicalPlan| has_mark(std::slice::from_ref(expr), side.schema(), WINDOW_END);
+    let is_end = |expr: &Expr, side: &LogicalPlan| has_mark(expr, side.schema(), WINDOW_END);
     if join.on.iter().any(|(left, right)| is_end(left, &join.left) && is_end(right, &join.right)) {
         return None;
     }
@@ -436,14 +430,12 @@ fn join_refusal(
     ))
 }
 
-/// Is a column among `keys` that is the window's start, or its end?
-fn has_mark(keys: &[Expr], schema: &DFSchema, which: &str) -> bool {
-    keys.iter().any(|key| match key {
-        Expr::Column(column) => schema
-            .index_of_column(column)
-            .is_ok_and(|at| schema.field(at).metadata().get(WINDOW_KEY).is_some_and(|value| value == which)),
+/// Is the expression a column with the window's start, or its end?
+fn has_mark(expr: &Expr, schema: &DFSchema, which: &str) -> bool {
+    match expr {
+        Expr::Column(column) => schema.index_of_column(column).is_ok_and(|at| is_window(schema.field(at), which)),
         _ => false,
-    })
+    }
 }
 
 /// Do the keys keep the windows apart, of all operators that the rows come from?
@@ -457,7 +449,7 @@ pub fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &[&Operator]) ->
 
 /// Do the keys keep the windows of `spec` apart, in rows of `input`?
 pub fn keep_apart(keys: &[Expr], input: &DFSchema, spec: &WindowSpec) -> bool {
-    let has = |which: &str| has_mark(keys, input, which);
+    let has = |which: &str| keys.iter().any(|key| has_mark(key, input, which));
     match spec.kind {
         WindowKind::Cumulate { .. } => has(WINDOW_START) && has(WINDOW_END),
         // Sessions of different keys that start together end at different times.

@@ -4,22 +4,14 @@
 //! written, which is at the end of the batch or, with `EMIT PERIODIC`, of a later one. Update gives the final aggregate
 //! over all rows of state whose group is among the pending ones, complete over all rows of state.
 
-use std::{
-    collections::HashSet,
-    hash::{BuildHasherDefault, Hasher},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use arrow::{
     array::{BooleanArray, RecordBatch},
     compute::filter_record_batch,
 };
 use datafusion::{
-    common::{
-        Column,
-        hash_utils::{RandomState, create_hashes},
-        tree_node::TreeNode,
-    },
+    common::{Column, tree_node::TreeNode},
     logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder},
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -35,7 +27,7 @@ use super::{
 use crate::{
     catalog::{Emit, OutputMode},
     error::{Error, Result},
-    state::{Labels, LiveRows, OperatorState, StateLayout},
+    state::{KeyHashes, Labels, LiveRows, OperatorState, StateLayout, hash_rows},
     stream::stateless,
 };
 
@@ -207,11 +199,11 @@ pub fn emission(state: &OperatorState, mode: OutputMode, from_us: i64) -> Option
     Some(scans.try_flatten().boxed())
 }
 
-/// The hashes of groups that changed. Two groups of one hash are as good as never there, and would only be written once
-/// more than they need.
+/// Groups that changed. One that did not but has the hash of one that did is written once more than it needs.
 struct Changed {
     keys: usize,
-    hashes: HashSet<u64, BuildHasherDefault<Hashed>>,
+    /// A part has about `CHANGED_GROUPS_MAX` at most.
+    hashes: KeyHashes,
 }
 
 impl Changed {
@@ -222,7 +214,7 @@ impl Changed {
         from_us: i64,
         (part, parts): (u64, u64),
     ) -> Result<Self> {
-        let mut changed = Self { keys: layout.keys, hashes: HashSet::default() };
+        let mut changed = Self { keys: layout.keys, hashes: KeyHashes::new(usize::MAX) };
         while let Some(batches) = pending.next().await? {
             for batch in batches {
                 let at_once = layout.rows_at_once();
@@ -239,38 +231,16 @@ impl Changed {
     }
 
     fn hash(&self, batch: &RecordBatch) -> Result<Vec<u64>> {
-        let mut hashes = vec![0; batch.num_rows()];
-        create_hashes(batch.columns().iter().take(self.keys), &RandomState::default(), &mut hashes)?;
-        Ok(hashes)
+        hash_rows(batch.columns().get(..self.keys).unwrap_or_default(), batch.num_rows())
     }
 
     fn select(&self, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
         let is_changed =
-            self.hash(batch)?.iter().map(|hash| Some(self.hashes.contains(hash))).collect::<BooleanArray>();
+            self.hash(batch)?.iter().map(|hash| Some(self.hashes.contains(*hash))).collect::<BooleanArray>();
         match is_changed.true_count() {
             0 => Ok(None),
             count if count == batch.num_rows() => Ok(Some(batch.clone())),
             _ => Ok(Some(filter_record_batch(batch, &is_changed)?)),
         }
-    }
-}
-
-/// What is hashed already.
-#[derive(Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }
