@@ -145,24 +145,49 @@ impl LateShape {
     }
 }
 
-/// How many columns `late_schema` adds.
+/// The columns that `late_schema` adds.
+const LATE_NAMES: [&str; LATE_COLUMNS] =
+    ["late_window_start", "late_window_end", "late_watermark", "late_by_ms", "late_reason"];
 const LATE_COLUMNS: usize = 5;
+
+/// Refuses rows of which a column has the name of one that late rows get.
+///
+/// # Errors
+/// `Unsupported`, naming it.
+pub fn check_names(input: &Schema) -> Result<()> {
+    let is_added = |name: &str| LATE_NAMES.iter().any(|added| added.eq_ignore_ascii_case(name));
+    match input.fields().iter().find(|field| is_added(field.name())) {
+        None => Ok(()),
+        Some(field) => Err(Error::unsupported(format!(
+            "rows with a column {} over a stream: a row that is late is kept with a column of that name",
+            field.name()
+        ))
+        .help(format!("give it another name in a subquery below the window: SELECT {0} AS my_{0}, ...", field.name()))),
+    }
+}
 
 /// What is kept of a late row: its columns, its last window, and why it is late.
 pub fn late_schema(input: &Schema) -> SchemaRef {
     let instant = || DataType::Timestamp(TimeUnit::Microsecond, None);
     let mut fields: Vec<Field> = input.fields().iter().map(|field| field.as_ref().clone()).collect();
-    fields.push(Field::new("late_window_start", instant(), true));
-    fields.push(Field::new("late_window_end", instant(), true));
-    fields.push(Field::new("late_watermark", instant(), true));
-    fields.push(Field::new("late_by_ms", DataType::Int64, true));
-    fields.push(Field::new("late_reason", DataType::Utf8, false));
+    let [start, end, watermark, late_by_ms, reason] = LATE_NAMES;
+    fields.extend([start, end, watermark].map(|name| Field::new(name, instant(), true)));
+    fields.push(Field::new(late_by_ms, DataType::Int64, true));
+    fields.push(Field::new(reason, DataType::Utf8, false));
     Arc::new(Schema::new(fields))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_names_of_what_is_added_are_taken() {
+        let schema = |name: &str| Schema::new(vec![Field::new(name, DataType::Utf8, true)]);
+        check_names(&schema("reason")).unwrap();
+        let error = check_names(&schema("LATE_REASON")).unwrap_err();
+        assert!(error.message().contains("LATE_REASON"), "{error}");
+    }
 
     #[test]
     fn late_rows_of_two_aggregates_have_the_columns_of_both() {

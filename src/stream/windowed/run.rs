@@ -41,6 +41,8 @@ pub struct QueryState {
     saved: Option<(StateRef, Manifest)>,
     /// After the batch that is being run.
     next: Option<(StateRef, Manifest)>,
+    /// What that batch writes.
+    files: Arc<FileNames>,
 }
 
 /// The event time of a batch: its windows end after `from_ms`, and those up to `to_ms` close with it. Milliseconds
@@ -107,7 +109,6 @@ pub struct Absorbed {
     released: Vec<Arc<AtomicU64>>,
     operators: Vec<OperatorCounts>,
     watermarks: Watermarks,
-    files: FileNames,
 }
 
 impl QueryState {
@@ -116,7 +117,7 @@ impl QueryState {
         let operator =
             |planned: &PlannedOperator| OperatorState::new(planned.name.clone(), planned.layout.clone(), store.clone());
         let operators = planned.iter().map(operator).collect();
-        Self { store, operators, tracker, emitted_ms: None, saved: None, next: None }
+        Self { store, operators, tracker, emitted_ms: None, saved: None, next: None, files: Arc::default() }
     }
 
     /// Goes on with what `place` lists; `watermark_ms` is that of the batch that wrote it.
@@ -156,7 +157,8 @@ impl QueryState {
     /// # Errors
     /// The plan's, the store's; the state must not be used any more.
     pub async fn absorb(&mut self, planned: &PlannedStages, watermarks: Watermarks, owner: &str) -> Result<Absorbed> {
-        let files = FileNames { owner: owner.to_owned(), count: AtomicU64::new(0) };
+        let files = Arc::new(FileNames { owner: owner.to_owned(), count: AtomicU64::new(0) });
+        self.files = Arc::clone(&files);
         let (mut held, mut released) = (0, Vec::new());
         let mut counted = vec![OperatorCounts::default(); planned.operators.len()];
         for depth in 0..=planned.operators.iter().map(|operator| operator.depth).max().unwrap_or(0) {
@@ -174,7 +176,7 @@ impl QueryState {
                 }
             }
         }
-        Ok(Absorbed { held, released, operators: counted, watermarks, files })
+        Ok(Absorbed { held, released, operators: counted, watermarks })
     }
 
     /// The rows of the windows that closed are written: forgets what no window needs any more, and says what the state
@@ -183,7 +185,8 @@ impl QueryState {
     /// # Errors
     /// The plan's, the store's; the state must not be used any more.
     pub async fn settle(&mut self, planned: &PlannedStages, absorbed: Absorbed) -> Result<Settled> {
-        let Absorbed { held, released, mut operators, watermarks, files } = absorbed;
+        let Absorbed { held, released, mut operators, watermarks } = absorbed;
+        let files = Arc::clone(&self.files);
         for operator in &planned.operators {
             count_unread(operator, planned).await?;
         }
@@ -215,13 +218,19 @@ impl QueryState {
     /// # Errors
     /// The store's.
     pub async fn roll_back(&mut self, before: Vec<OperatorState>) -> Result<()> {
-        let paths = |operators: &[OperatorState]| -> BTreeSet<String> {
-            operators.iter().flat_map(|operator| operator.manifest().files).map(|file| file.path).collect()
-        };
-        for path in paths(&self.operators).difference(&paths(&before)) {
-            self.store.delete(path).await?;
-        }
         self.operators = before;
+        // Of a batch that failed before it took anything in these are the files of the last one, and what is left of
+        // them is needed.
+        self.delete_unneeded().await
+    }
+
+    /// Deletes what a batch wrote and the committed state does not need: a failed batch's files, or those that it joined
+    /// with others.
+    async fn delete_unneeded(&self) -> Result<()> {
+        let kept = self.needed();
+        for path in self.files.given().filter(|path| !kept.contains(path)) {
+            self.store.delete(&path).await?;
+        }
         Ok(())
     }
 
@@ -244,8 +253,8 @@ impl QueryState {
         Ok(place)
     }
 
-    /// The batch is committed: deletes the files that only the state before it needed. False if it is no batch that
-    /// this run has saved.
+    /// The batch is committed: deletes the files that only the state before it needed, or none. False if it is no batch
+    /// that this run has saved.
     ///
     /// # Errors
     /// The store's.
@@ -258,11 +267,12 @@ impl QueryState {
             }
             self.store.delete(&old_place.path).await?;
         }
+        self.delete_unneeded().await?;
         Ok(true)
     }
 
     /// The files of the last committed state.
-    fn needed(&self) -> BTreeSet<String> {
+    pub(super) fn needed(&self) -> BTreeSet<String> {
         let listed = |(place, manifest): &(StateRef, Manifest)| {
             manifest.paths().map(str::to_owned).chain([place.path.clone()]).collect::<Vec<_>>()
         };
@@ -288,7 +298,7 @@ impl QueryState {
 }
 
 /// Names for the files of one batch, which no other instance uses.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct FileNames {
     owner: String,
     count: AtomicU64,
@@ -296,7 +306,16 @@ struct FileNames {
 
 impl FileNames {
     fn next(&self) -> String {
-        format!("state/{}-{}.arrow", self.owner, self.count.fetch_add(1, Ordering::Relaxed) + 1)
+        self.name(self.count.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// All that were given so far.
+    fn given(&self) -> impl Iterator<Item = String> {
+        (1..=self.count.load(Ordering::Relaxed)).map(|number| self.name(number))
+    }
+
+    fn name(&self, number: u64) -> String {
+        format!("state/{}-{number}.arrow", self.owner)
     }
 }
 

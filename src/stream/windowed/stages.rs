@@ -18,7 +18,7 @@ use datafusion::{
 
 use super::{
     emission::Emission,
-    late::{LateShape, late_schema},
+    late::{self, LateShape, late_schema},
     over::Looks,
     over_cut::{behind_us, bound_ranks, cut_window},
     source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column, window_of},
@@ -341,6 +341,9 @@ pub fn check(stages: &Stages) -> Result<()> {
         };
         if let Kept::Rows(looks) = &operator.kept {
             looks.check()?;
+        }
+        if let Some(input) = operator.late_input().filter(|_| operator.depth == 0) {
+            late::check_names(&input)?;
         }
         let before = before(&operator.feeds);
         check_part(below, &|node| refusal(node, &before, stages))?;

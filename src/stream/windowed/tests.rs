@@ -1,6 +1,6 @@
 //! The oracle: whatever the cuts, restarts and compactions, the windows of a stream are those of one batch query.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
@@ -216,6 +216,8 @@ impl<'a> Stream<'a> {
         }
         let place = self.state.save(self.batch, &owner).await.unwrap();
         self.state.committed().await.unwrap();
+        let files = self.store.list("state").await.unwrap();
+        assert_eq!(files.into_iter().map(|file| file.path).collect::<BTreeSet<_>>(), self.state.needed());
         out.last = lines(&written);
         out.lines.extend(out.last.iter().cloned());
         out.ledger +=
