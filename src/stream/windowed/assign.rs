@@ -2,16 +2,17 @@
 
 use std::{fmt, sync::Arc};
 
+use arrow::{
+    array::{Int64Array, RecordBatch, UInt32Array},
+    compute::take_record_batch,
+    datatypes::SchemaRef,
+};
+
 use super::sieve::{Aside, Reason, Sieve, SortOut, picked};
 use crate::{
     error::Result,
     state::{Labels, micros, timestamps},
     window::WindowKind,
-};
-use arrow::{
-    array::{Int64Array, RecordBatch, UInt32Array},
-    compute::take_record_batch,
-    datatypes::SchemaRef,
 };
 
 /// Gives each row its pane (or, if the labels say so, each of its open windows).

@@ -24,13 +24,9 @@ pub fn closing(
     let (rows, released) = if matches!(state.layout.labels, Labels::Sessions(_)) {
         (pieces(state, from_us, to_us), Arc::clone(&operator.released))
     } else if let Some(keys) = operator.row_keys() {
-        let scan = state.scan_moments((from_us, to_us), keys);
-        let released = scan.released();
-        (rows_of(scan), released)
+        counted(state.scan_moments((from_us, to_us), keys))
     } else {
-        let scan = state.scan(from_us, to_us);
-        let released = scan.released();
-        (rows_of(scan), released)
+        counted(state.scan(from_us, to_us))
     };
     // Without a window that ends in between, nothing is read and nothing is sorted.
     if state.next_end(from_us)?.is_some_and(|end| end <= to_us) {
@@ -53,6 +49,12 @@ pub async fn changing(
     }
     let passes = to_us > from_us && state.next_end(from_us)?.is_some_and(|end| end <= to_us);
     Ok(Arc::new(AtomicU64::new(if passes { state.released(from_us, to_us).await? } else { 0 })))
+}
+
+/// The rows of a scan, and where it will stand how many leave the state.
+fn counted(scan: impl Scan) -> (StateRows, Arc<AtomicU64>) {
+    let released = scan.released();
+    (rows_of(scan), released)
 }
 
 /// The rows of a scan.

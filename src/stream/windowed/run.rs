@@ -221,14 +221,14 @@ impl QueryState {
         self.operators = before;
         // Of a batch that failed before it took anything in these are the files of the last one, and what is left of
         // them is needed.
-        self.delete_unneeded().await
+        self.delete_unneeded(std::iter::empty()).await
     }
 
-    /// Deletes what a batch wrote and the committed state does not need: a failed batch's files, or those that it joined
-    /// with others.
-    async fn delete_unneeded(&self) -> Result<()> {
+    /// Deletes what the committed state does not need of what the last batch wrote (a failed one's files, or those that
+    /// it joined with others), and of `before`.
+    async fn delete_unneeded(&self, before: impl Iterator<Item = String>) -> Result<()> {
         let kept = self.needed();
-        for path in self.files.given().filter(|path| !kept.contains(path)) {
+        for path in before.chain(self.files.given()).filter(|path| !kept.contains(path)) {
             self.store.delete(&path).await?;
         }
         Ok(())
@@ -260,22 +260,13 @@ impl QueryState {
     /// The store's.
     pub async fn committed(&mut self) -> Result<bool> {
         let Some((place, manifest)) = self.next.take() else { return Ok(false) };
-        if let Some((old_place, old)) = self.saved.replace((place, manifest)) {
-            let kept: BTreeSet<String> = self.needed();
-            for path in old.paths().filter(|path| !kept.contains(*path)) {
-                self.store.delete(path).await?;
-            }
-            self.store.delete(&old_place.path).await?;
-        }
-        self.delete_unneeded().await?;
+        let before = self.saved.replace((place, manifest));
+        self.delete_unneeded(before.iter().flat_map(listed)).await?;
         Ok(true)
     }
 
     /// The files of the last committed state.
     pub(super) fn needed(&self) -> BTreeSet<String> {
-        let listed = |(place, manifest): &(StateRef, Manifest)| {
-            manifest.paths().map(str::to_owned).chain([place.path.clone()]).collect::<Vec<_>>()
-        };
         self.saved.iter().flat_map(listed).collect()
     }
 
@@ -295,6 +286,11 @@ impl QueryState {
         }
         Ok(swept)
     }
+}
+
+/// The files of a state.
+fn listed((place, manifest): &(StateRef, Manifest)) -> Vec<String> {
+    manifest.paths().map(str::to_owned).chain([place.path.clone()]).collect()
 }
 
 /// Names for the files of one batch, which no other instance uses.

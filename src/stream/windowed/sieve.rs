@@ -99,7 +99,8 @@ impl Sieve {
         if aside.is_empty() {
             return Ok(None);
         }
-        let rows = take_record_batch(batch, &UInt32Array::from(aside.clone()))?;
+        let aside = UInt32Array::from(aside);
+        let rows = take_record_batch(batch, &aside)?;
         let time = |row: &u32| {
             let row = usize::try_from(*row).unwrap_or(usize::MAX);
             times.is_valid(row).then(|| times.value(row))
@@ -109,7 +110,7 @@ impl Sieve {
             self.spec.windows_of(time).last().map_or((None, Some(end)), |last| (Some(last.start_us), Some(last.end_us)))
         };
         let windows: Vec<(Option<i64>, Option<i64>)> =
-            aside.iter().map(|row| time(row).map_or((None, None), last)).collect();
+            aside.values().iter().map(|row| time(row).map_or((None, None), last)).collect();
         let closed_ms = self.bounds.closed_us.div_euclid(1000);
         let watermark = (closed_ms > NO_WATERMARK_MS.div_euclid(1000)).then_some(self.bounds.closed_us);
         let late_by = |((_, end), reason): (&(Option<i64>, Option<i64>), &Reason)| match reason {
