@@ -1,4 +1,4 @@
-//! All benches in one binary: `cargo bench -- decode plan sink commit train train-file`, and `cargo bench -- end-to-end windows`,
+//! All benches in one binary: `cargo bench -- decode plan sink commit train train-file`, and `cargo bench -- end-to-end windows stateful`,
 //! which need the real Kafka and HDFS of `scripts/services.sh`. Each asserts its row count; `benches/README.md` has the
 //! numbers and the command for each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
@@ -10,11 +10,12 @@ mod measure;
 mod plan;
 mod reference;
 mod sink;
+mod stateful;
 mod train;
 
 type Bench = (&'static str, fn());
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 9] = [
     ("decode", decode::run),
     ("plan", plan::run),
     ("sink", sink::run),
@@ -22,7 +23,8 @@ const BENCHES: [Bench; 8] = [
     ("train", train::run),
     ("train-file", train::from_parquet),
     ("end-to-end", end_to_end::run),
-    ("windows", end_to_end::windows),
+    ("windows", stateful::windows),
+    ("stateful", stateful::stateful),
 ];
 
 fn main() {
@@ -39,7 +41,7 @@ fn main() {
     }
     let wanted = |name: &str| {
         if arguments.is_empty() {
-            !matches!(name, "end-to-end" | "windows")
+            !matches!(name, "end-to-end" | "windows" | "stateful")
         } else {
             arguments.iter().any(|argument| argument == name)
         }

@@ -132,4 +132,17 @@ pub fn from_parquet() {
             usage.cpu_s, usage.wall_s, usage.resident_mb
         );
     }
+    train(&["--name", "bench"]);
+    let query = |sql: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        process(command.current_dir(directory.path()).args(["query", sql])).cpu_s
+    };
+    let columns = features.join(", ");
+    let read = query(&format!("SELECT avg({}) FROM 'rows.parquet'", features.join(" + ")));
+    let predicted = query(&format!("SELECT avg(predict('bench', {columns})) FROM 'rows.parquet'"));
+    println!(
+        "predict() over {FILE_ROWS} rows from Parquet: {predicted:.2} CPU s, of which reading and adding up is {read:.2}: \
+         {:.0} million rows a CPU second",
+        FILE_ROWS as f64 / predicted / 1e6
+    );
 }

@@ -1,6 +1,6 @@
 //! The `connector` option, and what every connector shares.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     ddl::Declaration,
@@ -29,7 +29,7 @@ const CONNECTORS: &[(&str, Kind)] =
 
 const CONSOLE: Vocabulary = Vocabulary {
     connector: "console",
-    names: &["connector", "numRows", "truncate", "checkpointLocation", "outputMode"],
+    names: &["connector", "numRows", "truncate", "checkpointLocation", "outputMode", "allowedLateness"],
     aliases: &[],
     foreign: &[],
     prefix: None,
@@ -63,6 +63,7 @@ pub fn table(source: &Arc<SourceText>, declaration: Declaration) -> Result<Table
         Kind::File => output_mode::append_only(&mut options, "a file table")?,
         Kind::Kafka | Kind::Console => output_mode::option(&mut options)?,
     };
+    let allowed_lateness = options.duration("allowedLateness", Duration::ZERO)?;
     let (columns, connector) = match kind {
         Kind::Kafka => {
             let (columns, kafka) = kafka_table::table(source, &mut options, &columns)?;
@@ -77,7 +78,7 @@ pub fn table(source: &Arc<SourceText>, declaration: Declaration) -> Result<Table
     let watermark = watermark::check(source, &mut options, watermark, &columns)?;
     options.finish()?;
     let (place, places) = (options.table_place(), options.places());
-    Ok(Table { name: name.text, columns, watermark, connector, output_mode, place, places })
+    Ok(Table { name: name.text, columns, watermark, connector, output_mode, allowed_lateness, place, places })
 }
 
 fn kind(source: &SourceText, table: &std::ops::Range<usize>, options: &[Written]) -> Result<Kind> {

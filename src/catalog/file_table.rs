@@ -31,6 +31,7 @@ pub const VOCABULARY: Vocabulary = Vocabulary {
         "sparkMetadata",
         "deadLetterPath",
         "outputMode",
+        "allowedLateness",
         "header",
         "sep",
         "quote",

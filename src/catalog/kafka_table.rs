@@ -58,6 +58,7 @@ pub const VOCABULARY: Vocabulary = Vocabulary {
         "deadLetterPath",
         "checkpointLocation",
         "outputMode",
+        "allowedLateness",
         "schemaRegistry.url",
         "schema",
         "sep",
@@ -170,7 +171,7 @@ pub fn table(
     let Some(subscription) = subscription(options)? else { return sink(source, options, declared, topic) };
     if topic.is_none() {
         options.refuse(
-            &["checkpointLocation", "outputMode", "key.fields"],
+            &["checkpointLocation", "outputMode", "allowedLateness", "key.fields"],
             "a table that is written to; add topic = '...'",
         )?;
     }

@@ -31,7 +31,7 @@ pub use job::{Insert, Job, Variables, View};
 pub use locate::locate_error;
 pub use options::parse_duration;
 pub use output_mode::{Emit, OutputMode};
-pub use parse::{KEYS_ARGUMENT, TABLE_ARGUMENT, parse_statements, window_function};
+pub use parse::{KEYS_ARGUMENT, TABLE_ARGUMENT, parse_statements, table_function};
 pub use table::{
     AvroOptions, Column, Compression, Connector, ConsoleTable, CsvOptions, DecodeOptions, EVENT_TIME, FileFormat,
     FileTable, KafkaClientOptions, KafkaColumn, KafkaTable, OffsetSpec, ParseMode, PayloadFormat, StartingOffsets,

@@ -41,6 +41,8 @@ pub struct Emit {
     pub mode: OutputMode,
     /// `EMIT PERIODIC`: at most once in this time. Without it in each batch.
     pub period: Option<Duration>,
+    /// In mode update: windows are kept, and written again, so long after the watermark (Flink's allowed lateness).
+    pub lateness: Duration,
 }
 
 /// `EMIT ...` at the end of an INSERT.
@@ -169,8 +171,24 @@ impl Job {
     /// `Invalid` if they contradict each other; `Unsupported` for a table that cannot take it.
     pub fn emit(&self, insert: &Insert) -> Result<Emit> {
         let table = self.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
+        let (mode, period) = self.mode_of(insert, table)?;
+        let lateness = table.allowed_lateness;
+        if lateness.is_zero() || mode == OutputMode::Update {
+            return Ok(Emit { mode, period, lateness });
+        }
+        let what = format!("allowedLateness in output mode {}", mode.name());
+        Err(Error::unsupported(what).at(table.place_of("allowedLateness")).help(match mode {
+            OutputMode::Complete => "leave it out: in this mode nothing is late",
+            _ => {
+                "a row that is written once cannot be corrected: let the WATERMARK be further behind; or write to a Kafka \
+                 table with outputMode = 'update' and key.fields; or look at late rows with `tidemill late replay`"
+            }
+        }))
+    }
+
+    fn mode_of(&self, insert: &Insert, table: &Table) -> Result<(OutputMode, Option<Duration>)> {
         let given = table.places.contains_key("outputMode").then_some(table.output_mode);
-        let Some(clause) = &insert.emit else { return Ok(Emit { mode: table.output_mode, period: None }) };
+        let Some(clause) = &insert.emit else { return Ok((table.output_mode, None)) };
         let mode = match (clause.mode, given) {
             (None, None) => OutputMode::Update,
             (None, Some(mode)) | (Some(mode), None) => mode,
@@ -188,7 +206,7 @@ impl Job {
             .at(clause.place.clone())
             .help("write to a Kafka or a console table, or EMIT ON WINDOW CLOSE"));
         }
-        Ok(Emit { mode, period: clause.period })
+        Ok((mode, clause.period))
     }
 }
 

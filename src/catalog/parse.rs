@@ -27,8 +27,8 @@ use super::{
     lexer::{Token, TokenKind, tokens},
 };
 
-/// The table functions that assign rows to windows.
-const WINDOW_FUNCTIONS: [&str; 4] = ["tumble", "hop", "cumulate", "session"];
+/// The table functions that take a table: those that assign rows to windows, and those that follow a key through time.
+const TABLE_FUNCTIONS: [&str; 6] = ["tumble", "hop", "cumulate", "session", "gap_fill", "deduplicate"];
 
 /// The name of the argument that is a table, where arguments have names.
 pub const TABLE_ARGUMENT: &str = "data";
@@ -36,7 +36,7 @@ pub const TABLE_ARGUMENT: &str = "data";
 /// The name of the argument that Flink's `PARTITION BY` becomes.
 pub const KEYS_ARGUMENT: &str = "keys";
 
-/// Parses `sql`. A table that a window function reads becomes a subquery, `(SELECT * FROM t)`, so that whoever looks for
+/// Parses `sql`. A table that a table function reads becomes a subquery, `(SELECT * FROM t)`, so that whoever looks for
 /// the tables of a statement finds it.
 ///
 /// # Errors
@@ -70,13 +70,13 @@ fn quote_offset(tokens: &mut [SqlToken]) {
     }
 }
 
-/// `sql` with `TABLE` blanked out and `PARTITION BY` replaced inside the calls of window functions.
+/// `sql` with `TABLE` blanked out and `PARTITION BY` replaced inside the calls of table functions.
 fn accepted_by_the_parser(sql: &str) -> Cow<'_, str> {
     // What is not closed is for the parser to say.
     let Ok(found) = tokens(sql) else { return Cow::Borrowed(sql) };
     let mut text = Cow::Borrowed(sql);
     for (at, pair) in found.windows(2).enumerate() {
-        let is_call = WINDOW_FUNCTIONS.iter().any(|name| pair[0].is_word(name)) && pair[1].is_symbol('(');
+        let is_call = TABLE_FUNCTIONS.iter().any(|name| pair[0].is_word(name)) && pair[1].is_symbol('(');
         if is_call {
             rewrite_call(&found[at + 2..], &mut text);
         }
@@ -141,13 +141,13 @@ impl VisitorMut for Rewriter {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<DataFusionError> {
         if let TableFactor::Table { name, alias, args: Some(args), .. } = factor
-            && window_function(name).is_some()
+            && table_function(name).is_some()
         {
             let expr = Expr::Function(call(name.clone(), std::mem::take(&mut args.args)));
             *factor = TableFactor::TableFunction { expr, alias: alias.take() };
         }
         if let TableFactor::TableFunction { expr: Expr::Function(function), .. } = factor
-            && window_function(&function.name).is_some()
+            && table_function(&function.name).is_some()
             && let FunctionArguments::List(list) = &mut function.args
             && let Some(expr) = table_argument(&mut list.args)
         {
@@ -185,11 +185,11 @@ fn table_argument(arguments: &mut [FunctionArg]) -> Option<&mut Expr> {
     }
 }
 
-/// Which window function a name is.
-pub fn window_function(name: &ObjectName) -> Option<&'static str> {
+/// Which table function a name is.
+pub fn table_function(name: &ObjectName) -> Option<&'static str> {
     let [part] = name.0.as_slice() else { return None };
     let ident = part.as_ident()?;
-    WINDOW_FUNCTIONS.into_iter().find(|it| ident.value.eq_ignore_ascii_case(it))
+    TABLE_FUNCTIONS.into_iter().find(|it| ident.value.eq_ignore_ascii_case(it))
 }
 
 fn call(name: ObjectName, args: Vec<FunctionArg>) -> Function {

@@ -18,6 +18,8 @@ pub struct Table {
     pub connector: Connector,
     /// `outputMode`; the INSERT's EMIT may say more: see `Job::emit`.
     pub output_mode: OutputMode,
+    /// So long after the watermark a window still takes rows, and is written again, in output mode update.
+    pub allowed_lateness: Duration,
     /// Where the table's name stands in the job file.
     pub place: Place,
     /// Where each option's name stands, by its documented name: for what is found out later.

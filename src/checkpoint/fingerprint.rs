@@ -26,6 +26,13 @@ pub struct Fingerprint {
     /// Of a query with state: windows that the watermark has passed are forgotten.
     #[serde(default = "yes")]
     pub forgets: bool,
+    /// The state before this batch was given up: it starts empty.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
+}
+
+fn another(difference: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("the checkpoint belongs to another query: {difference}"))
 }
 
 fn append() -> String {
@@ -42,18 +49,31 @@ impl Fingerprint {
     /// # Errors
     /// `Conflict`, naming the exact difference and the way out.
     pub fn check(&self, old: &Self) -> Result<()> {
+        self.check_but_state(old)?;
+        match self.state_difference(old).or_else(|| self.mode_difference(old)) {
+            Some(difference) => Err(another(&difference).help(
+                "undo the change; or give the changed query a checkpointLocation and a path of its own; or give the state \
+                 up, once, with `tidemill stream JOB.sql --reset-state TABLE`: the windows that are open then begin anew",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// May it do so if the state is given up?
+    ///
+    /// # Errors
+    /// As `check`.
+    pub fn check_but_state(&self, old: &Self) -> Result<()> {
         let difference = if self.source != old.source {
             format!("it read {}, the job file now says {}", old.source, self.source)
         } else if self.sink != old.sink {
             format!("it wrote to {}, the job file now says {}", old.sink, self.sink)
         } else if let Some(difference) = self.column_difference(old) {
             difference
-        } else if let Some(difference) = self.state_difference(old).or_else(|| self.mode_difference(old)) {
-            difference
         } else {
             return Ok(());
         };
-        Err(Error::new(ErrorKind::Conflict, format!("the checkpoint belongs to another query: {difference}"))
+        Err(another(&difference)
             .help("undo the change, or give the changed query a checkpointLocation and a path of its own"))
     }
 
@@ -121,6 +141,7 @@ mod tests {
             state: Vec::new(),
             output_mode: "append".into(),
             forgets: true,
+            reset: false,
         };
         let with = |names: &[&str]| Fingerprint { columns: columns(names), ..old.clone() };
         assert!(Fingerprint { select: "other".into(), ..old.clone() }.check(&old).is_ok());
@@ -149,6 +170,7 @@ mod tests {
             state: vec!["Aggregate: count(*)".into()],
             output_mode: output_mode.into(),
             forgets,
+            reset: false,
         };
         let modes = [of("append", true), of("update", true), of("update", false), of("complete", false)];
         let goes_on = |old: usize| modes.iter().map(|new| new.check(&modes[old]).is_ok()).collect::<Vec<_>>();
@@ -158,6 +180,7 @@ mod tests {
         assert_eq!(goes_on(3), [false, true, true, true]);
         let error = modes[1].check(&modes[0]).unwrap_err().to_string();
         assert!(error.contains("for output mode append, the query now says update"), "{error}");
+        assert!(modes[1].check_but_state(&modes[0]).is_ok());
         let error = modes[3].check(&modes[1]).unwrap_err().to_string();
         assert!(error.contains("it forgot the windows") && error.contains("output mode complete"), "{error}");
         let old: Fingerprint = serde_json::from_str(

@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use serde::{Deserialize, Serialize};
 
 /// The counts of one batch, or of all batches so far:
-/// `consumed + expanded + released = written + folded + filtered + late + bad + held`.
+/// `consumed + expanded + released = written + folded + filtered + late + bad + held + reset`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Records read from Kafka.
@@ -30,6 +30,9 @@ pub struct Ledger {
     /// Rows that aggregates folded into the rows that were written, above one each.
     #[serde(default)]
     pub folded: u64,
+    /// Rows of the state that were given up with it (`--reset-state`); they are released too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reset: u64,
     /// Rows written to the sink that say anew what a group is, in the output modes update and complete. They stand beside
     /// the equation: a record counts in many of them, and stays in the state.
     #[serde(default)]
@@ -39,6 +42,10 @@ pub struct Ledger {
     pub gaps: u64,
     /// Offsets that were gone back, because a topic was created again (only with `failOnDataLoss` = false).
     pub rewound: u64,
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 /// What an operator with state did in one batch, in input rows.
@@ -103,10 +110,17 @@ impl Ledger {
             folded: released.saturating_sub(written),
             // A row may be in several windows, and UNNEST gives several rows for a record.
             expanded: read.again + written.saturating_sub(released) + (late + held).saturating_sub(rows),
+            reset: 0,
             emitted,
             gaps: read.gaps,
             rewound: 0,
         }
+    }
+
+    /// The same after `rows` of the state were given up.
+    #[must_use]
+    pub fn with_reset(self, rows: u64) -> Self {
+        Self { released: self.released + rows, reset: self.reset + rows, ..self }
     }
 
     /// Rows that are in the state.
@@ -123,10 +137,11 @@ impl Ledger {
     pub fn equation(&self) -> String {
         let Self { consumed, written, filtered, bad, expanded, late, held, released, folded, emitted, .. } = self;
         let emitted = if *emitted > 0 { format!("; {emitted} rows of groups emitted") } else { String::new() };
+        let reset = if self.reset > 0 { format!(" + reset {}", self.reset) } else { String::new() };
         if late + held + released + folded > 0 {
             return format!(
                 "consumed {consumed} + expanded {expanded} + released {released} = written {written} + folded {folded} + \
-                 filtered {filtered} + late {late} + bad {bad} + held {held}; {} in state{emitted}",
+                 filtered {filtered} + late {late} + bad {bad} + held {held}{reset}; {} in state{emitted}",
                 self.in_state()
             );
         }
@@ -137,7 +152,7 @@ impl Ledger {
     /// Does the equation hold?
     pub fn balances(&self) -> bool {
         self.consumed + self.expanded + self.released
-            == self.written + self.folded + self.filtered + self.late + self.bad + self.held
+            == self.written + self.folded + self.filtered + self.late + self.bad + self.held + self.reset
     }
 }
 
@@ -152,6 +167,7 @@ impl AddAssign for Ledger {
         self.held += other.held;
         self.released += other.released;
         self.folded += other.folded;
+        self.reset += other.reset;
         self.emitted += other.emitted;
         self.gaps += other.gaps;
         self.rewound += other.rewound;
@@ -201,6 +217,10 @@ mod tests {
                 .equation(),
             "consumed 4 + expanded 1 + released 4 = written 5 + folded 0 + filtered 0 + late 0 + bad 0 + held 4; 0 in state"
         );
+        let state = StateCounts { held: 4, released: 1, ..StateCounts::default() };
+        let reset = Ledger::of_stateful(read(4, 0, 0), state, 1).with_reset(3);
+        assert!(reset.balances() && reset.in_state() == 0, "{reset:?}");
+        assert!(reset.equation().ends_with("+ held 4 + reset 3; 0 in state"), "{}", reset.equation());
         assert!(!Ledger { consumed: 1, ..Ledger::default() }.balances());
     }
 }

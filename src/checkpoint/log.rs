@@ -195,10 +195,36 @@ impl Checkpoint {
     /// `Conflict`, naming the difference.
     pub async fn check_fingerprint(&self, batch: u64, fingerprint: &Fingerprint) -> Result<()> {
         if let Some((id, old)) = self.compare_fingerprint(batch, fingerprint).await?
-            && (old == *fingerprint || id == batch)
+            && (Fingerprint { reset: false, ..old } == *fingerprint || id == batch)
         {
             return Ok(());
         }
+        self.write_fingerprint(batch, fingerprint).await
+    }
+
+    /// The state before `batch` is given up: from there on the query is the one with `fingerprint`, and starts empty.
+    ///
+    /// # Errors
+    /// `Conflict` for a difference that is not in the state, naming it.
+    pub async fn reset_state(&self, batch: u64, fingerprint: Fingerprint) -> Result<()> {
+        if let Some((id, old)) = self.newest_fingerprint(batch).await? {
+            fingerprint.check_but_state(&old)?;
+            if id == batch {
+                self.store.delete(&format!("queries/{id}")).await?;
+            }
+        }
+        self.write_fingerprint(batch, &Fingerprint { reset: true, ..fingerprint }).await
+    }
+
+    /// Was the state before `batch` given up?
+    ///
+    /// # Errors
+    /// The store's; `Corrupt`.
+    pub async fn is_reset(&self, batch: u64) -> Result<bool> {
+        Ok(self.newest_fingerprint(batch).await?.is_some_and(|(id, fingerprint)| id == batch && fingerprint.reset))
+    }
+
+    async fn write_fingerprint(&self, batch: u64, fingerprint: &Fingerprint) -> Result<()> {
         let text = serde_json::to_string(fingerprint)
             .map_err(|error| Error::internal("the fingerprint does not serialise").source_error(error))?;
         self.store.create(&format!("queries/{batch}"), text.into()).await.map(|_| ())
@@ -213,13 +239,18 @@ impl Checkpoint {
         batch: u64,
         fingerprint: &Fingerprint,
     ) -> Result<Option<(u64, Fingerprint)>> {
+        let Some((id, old)) = self.newest_fingerprint(batch).await? else { return Ok(None) };
+        fingerprint.check(&old)?;
+        Ok(Some((id, old)))
+    }
+
+    async fn newest_fingerprint(&self, batch: u64) -> Result<Option<(u64, Fingerprint)>> {
         let known = ids(&self.store, "queries").await?;
         let Some(id) = known.into_iter().rev().find(|id| *id <= batch) else { return Ok(None) };
         let path = format!("queries/{id}");
-        let old: Fingerprint = serde_json::from_str(&self.text(&path).await?)
+        let found = serde_json::from_str(&self.text(&path).await?)
             .map_err(|error| self.corrupt(&path, &Error::corrupt(error.to_string())))?;
-        fingerprint.check(&old)?;
-        Ok(Some((id, old)))
+        Ok(Some((id, found)))
     }
 
     async fn write(&self, path: &str, text: String) -> Result<()> {

@@ -35,6 +35,10 @@ pub struct StreamArgs {
     /// Check everything, print schemas, plans and where each query stands, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Give up the state of the query that fills this table, once, after a change that its state does not fit:
+    /// the windows that are open begin anew, and the rows in them are counted as reset
+    #[arg(long, value_name = "TABLE", conflicts_with = "dry_run")]
+    reset_state: Vec<String>,
     /// How progress is shown
     #[arg(long, value_enum, default_value = "line", value_name = "FORMAT")]
     progress: ProgressFormat,
@@ -62,7 +66,12 @@ pub async fn run(args: StreamArgs) -> Result<()> {
     };
     let stop = CancellationToken::new();
     signals::cancel_on_signal(stop.clone());
-    let options = StreamOptions { trigger, progress: args.progress, progress_log: args.progress_log };
+    let options = StreamOptions {
+        trigger,
+        progress: args.progress,
+        progress_log: args.progress_log,
+        reset_state: args.reset_state,
+    };
     for (name, totals) in launch(&job, &options, &stop).await? {
         eprintln!("{name}: {}", totals.equation());
     }

@@ -52,6 +52,7 @@ pub async fn demo(options: &DemoOptions, stop: &CancellationToken) -> Result<()>
             trigger: Trigger::ProcessingTime(TRIGGER),
             progress: ProgressFormat::None,
             progress_log: log,
+            reset_state: Vec::new(),
         };
         tokio::spawn(async move { launch(&job, &options, &done).await })
     };

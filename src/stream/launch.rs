@@ -14,7 +14,7 @@ use super::{
 use crate::{
     catalog::{Connector, Insert, Job},
     checkpoint::Ledger,
-    error::{Error, Result},
+    error::{Error, Result, nearest},
 };
 
 /// How a job is run.
@@ -23,6 +23,8 @@ pub struct StreamOptions {
     pub trigger: Trigger,
     pub progress: ProgressFormat,
     pub progress_log: Option<PathBuf>,
+    /// The queries whose state is given up, by the table that they fill.
+    pub reset_state: Vec<String>,
 }
 
 /// Runs all queries of `job` until their trigger is done, one fails, or `stop` is cancelled; in the last two cases
@@ -44,6 +46,9 @@ pub async fn launch(job: &Job, options: &StreamOptions, stop: &CancellationToken
             .at(insert.place.clone())
             .help("use --progress-log FILE for the JSON"));
     }
+    for table in &options.reset_state {
+        check_reset(job, table)?;
+    }
     let reporter = std::sync::Arc::new(Reporter::new(options.progress, options.progress_log.clone())?);
     // All are opened before one is run: a mistake in the second must not let the first begin.
     let mut queries = Vec::new();
@@ -58,7 +63,7 @@ pub async fn launch(job: &Job, options: &StreamOptions, stop: &CancellationToken
                 directory.to_string_lossy().into_owned()
             }
         };
-        queries.push(StreamingQuery::open(job, insert, &location).await?);
+        queries.push(StreamingQuery::open(job, insert, &location, options.reset_state.contains(&insert.target)).await?);
     }
     let result = run_all(queries, options.trigger, stop, &reporter).await;
     for directory in temporary {
@@ -67,6 +72,18 @@ pub async fn launch(job: &Job, options: &StreamOptions, stop: &CancellationToken
         }
     }
     result
+}
+
+fn check_reset(job: &Job, table: &str) -> Result<()> {
+    let targets = || job.inserts.iter().map(|insert| insert.target.as_str());
+    if targets().any(|target| target == table) {
+        return Ok(());
+    }
+    let error = Error::invalid(format!("--reset-state {table}: no INSERT of the job {} fills that table", job.name));
+    Err(match nearest(table, targets()) {
+        Some(near) => error.help(format!("did you mean {near}?")),
+        None => error.help(format!("the tables are {}", targets().collect::<Vec<_>>().join(", "))),
+    })
 }
 
 async fn run_all(

@@ -272,6 +272,7 @@ pub fn fingerprint(source: &str, output: &Output, plan: &QueryPlan, select: &str
         state,
         output_mode: plan.emit.mode.name().to_owned(),
         forgets,
+        reset: false,
     })
 }
 

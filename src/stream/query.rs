@@ -58,17 +58,19 @@ pub struct StreamingQuery {
     watermark_ms: i64,
     /// State and late rows, of a query with windows.
     windows: Option<Windows>,
+    /// Rows of a state that was given up; the next batch counts them.
+    reset_rows: u64,
     /// Temporaries of an earlier run may lie about.
     sweep: bool,
 }
 
 impl StreamingQuery {
     /// Connects to everything and finds out where the query stands. No batch is run and nothing is written but the
-    /// checkpoint's identity.
+    /// checkpoint's identity. With `reset` the state is given up that the checkpoint has.
     ///
     /// # Errors
     /// Every refusal that can be made before the first batch.
-    pub async fn open(job: &Job, insert: &Insert, checkpoint_location: &str) -> Result<Self> {
+    pub async fn open(job: &Job, insert: &Insert, checkpoint_location: &str, reset: bool) -> Result<Self> {
         let plan = QueryPlan::new(job, insert).await?;
         let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
         let inputs = Inputs::open(&plan).await?;
@@ -93,20 +95,33 @@ impl StreamingQuery {
             totals: Totals::default(),
             watermark_ms: NO_WATERMARK_MS,
             windows,
+            reset_rows: 0,
             sweep: true,
             plan,
         };
-        query.check_identity(insert).await?;
+        query.check_identity(insert, reset).await?;
         Ok(query)
     }
 
-    async fn check_identity(&mut self, insert: &Insert) -> Result<()> {
+    async fn check_identity(&mut self, insert: &Insert, reset: bool) -> Result<()> {
         let description = self.inputs.description();
         let fingerprint =
             output::fingerprint(&description, &self.output, &self.plan, &insert.select.mask(insert.select.sql()))?;
         // Decide first: a checkpoint or an output that belongs to another query must not get our fingerprint.
-        let planned_next = self.decide().await?.latest().map_or(0, |batch| batch + 1);
-        self.checkpoint.check_fingerprint(planned_next, &fingerprint).await
+        let decision = self.decide().await?;
+        let planned_next = decision.latest().map_or(0, |batch| batch + 1);
+        if !reset {
+            return self.checkpoint.check_fingerprint(planned_next, &fingerprint).await;
+        }
+        let first = match (decision, &self.output) {
+            // Its records are with the topic's readers already, and its state is that of the query as it was.
+            (Decision::RunAgain(batch), Output::Kafka(sink, _)) if sink.committed_so_far().await? == Some(batch) => {
+                planned_next
+            }
+            (Decision::RunAgain(batch), _) => batch,
+            _ => planned_next,
+        };
+        self.checkpoint.reset_state(first, fingerprint).await
     }
 
     async fn decide(&self) -> Result<Decision> {
@@ -271,10 +286,12 @@ impl StreamingQuery {
         let work = BatchWork { batch, timestamp_ms, ranges: &ranges, emits, owner: &owner };
         let step = Stopwatch::start();
         let static_tables = self.plan.refresh().await?;
+        let reset_rows = std::mem::take(&mut self.reset_rows);
         let mut result = match self.run_plan(&work, read_watermark(entry.watermark_ms)).await {
             Ok(result) => result,
             Err(error) => return Err(self.reason(batch, self.plan.explained(error)).await),
         };
+        result.ledger = result.ledger.with_reset(reset_rows);
         result.ledger.gaps += lost.offsets;
         for input in self.inputs.iter() {
             result.ledger.gaps += input.ended.count_to(&input.position);

@@ -36,11 +36,19 @@ pub fn check_emit(emit: Emit) -> Result<()> {
         return Err(Error::unsupported("output mode complete without an aggregate")
             .help("it would be all rows since the beginning, again and again: write outputMode = 'append'"));
     }
+    if !emit.lateness.is_zero() {
+        return Err(no_lateness());
+    }
     if emit.period.is_some() {
         return Err(Error::unsupported("EMIT PERIODIC without an aggregate")
             .help("its rows never change, so each batch writes its own: `--trigger 10s` makes batches rarer"));
     }
     Ok(())
+}
+
+/// The error for `allowedLateness` where nothing can be late.
+pub fn no_lateness() -> Error {
+    Error::unsupported("allowedLateness without a window").help("leave it out: no row is late here")
 }
 
 /// Windows that nothing is done with, and what to do instead.

@@ -177,8 +177,8 @@ impl Function {
             };
             match measure {
                 Some(measure) => {
-                    let us =
-                        duration_us(&argument.value, measure).map_err(|error| at(error, argument.span.or(whole)))?;
+                    let what = format!("{} of a window", measure.to_string().to_lowercase());
+                    let us = duration_us(&argument.value, &what).map_err(|error| at(error, argument.span.or(whole)))?;
                     bound.values.push((measure, us));
                 }
                 None => {
@@ -260,11 +260,13 @@ pub fn zone_of_type(data_type: &DataType) -> Option<Tz> {
     zone.parse().ok()
 }
 
-/// `INTERVAL '1' MINUTE` or `'1 minute'`, in microseconds.
-fn duration_us(expr: &Expr, measure: Measure) -> Result<i64, Error> {
-    let what = measure.to_string().to_lowercase();
+/// `INTERVAL '1' MINUTE` or `'1 minute'`, in microseconds; `what` it is for messages.
+///
+/// # Errors
+/// `Invalid` for what is no interval, or none of a fixed length.
+pub fn duration_us(expr: &Expr, what: &str) -> Result<i64, Error> {
     let wanted = || {
-        Error::invalid(format!("the {what} of a window is an interval, not {}", shown(expr)))
+        Error::invalid(format!("the {what} is an interval, not {}", shown(expr)))
             .help("write INTERVAL '1' MINUTE or '1 minute'")
     };
     let Expr::Literal(value, _) = expr else { return Err(wanted()) };
@@ -279,13 +281,13 @@ fn duration_us(expr: &Expr, measure: Measure) -> Result<i64, Error> {
     };
     let ScalarValue::IntervalMonthDayNano(Some(interval)) = value else { return Err(wanted()) };
     if interval.months != 0 {
-        return Err(Error::invalid(format!("the {what} of a window counts no months or years: they differ in length"))
+        return Err(Error::invalid(format!("the {what} counts no months or years: they differ in length"))
             .help("count in days, INTERVAL '30' DAY, or group by date_trunc('month', ...)"));
     }
     if interval.nanoseconds % 1_000 != 0 {
-        return Err(Error::invalid(format!("the {what} of a window is no whole number of microseconds")));
+        return Err(Error::invalid(format!("the {what} is no whole number of microseconds")));
     }
     let days = i64::from(interval.days).checked_mul(DAY_US);
     let us = days.and_then(|days| days.checked_add(interval.nanoseconds / 1_000));
-    us.ok_or_else(|| Error::invalid(format!("the {what} of a window is too long")))
+    us.ok_or_else(|| Error::invalid(format!("the {what} is too long")))
 }

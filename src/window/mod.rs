@@ -2,13 +2,18 @@
 //!
 //! `spec.rs` is the arithmetic, `wall.rs` its calendar; `node.rs` and `session.rs` are the logical nodes, `planner.rs`
 //! leads from them to `assign_exec.rs` and `session_exec.rs`. `relation.rs` reads windows in FROM, `grouped.rs` windows
-//! in GROUP BY, and `arguments.rs` what stands in their parentheses.
+//! in GROUP BY, and `call.rs` and `arguments.rs` what stands in their parentheses. `deduplicate.rs` and `gap_fill.rs` are
+//! OVER in disguise.
 
 use arrow::datatypes::{Field, Fields};
 
 mod arguments;
 mod assign_exec;
+mod call;
+mod deduplicate;
 mod event_time;
+mod gap_fill;
+mod gap_fill_fn;
 mod grouped;
 mod node;
 mod planner;

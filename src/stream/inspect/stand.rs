@@ -3,7 +3,7 @@
 use super::report::{BatchReport, UnderWay};
 use crate::{
     catalog::Table,
-    checkpoint::{Checkpoint, read_watermark},
+    checkpoint::{Checkpoint, Ledger, read_watermark},
     error::{ErrorKind, Result},
     event_time::NO_WATERMARK_MS,
     source::Offsets,
@@ -91,13 +91,19 @@ async fn stand(
     let entry = checkpoint.offsets(id).await?;
     stand.watermark_ms = read_watermark(entry.watermark_ms);
     let prepared = checkpoint.find_prepared(id).await?;
+    let reset = checkpoint.is_reset(id + 1).await?;
+    // What the next batch counts is gone already.
+    let remaining = |totals: Ledger| if reset { totals.with_reset(totals.in_state()) } else { totals };
     if plan.windowed
         && let Some(place) = prepared.as_ref().and_then(|prepared| prepared.state.clone())
     {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
         let mut state = QueryState::new(&planned.operators, plan.watermark(), checkpoint.store().clone());
-        state.restore(place, stand.watermark_ms).await?;
+        match reset {
+            true => state.reset(Some(place), stand.watermark_ms).await?,
+            false => state.restore(place, stand.watermark_ms).await?,
+        }
         stand.state = Some(state);
     }
     let late = late_path(sink, checkpoint.url());
@@ -106,7 +112,7 @@ async fn stand(
         started_ms: entry.timestamp_ms,
         // A batch that Spark ran has no counts.
         ledger: prepared.as_ref().map(|prepared| prepared.ledger).unwrap_or_default(),
-        totals: prepared.as_ref().map(|prepared| prepared.totals).unwrap_or_default(),
+        totals: prepared.as_ref().map(|prepared| remaining(prepared.totals)).unwrap_or_default(),
         dead_letters: prepared.as_ref().map(|prepared| prepared.dead_letter_url.clone()).unwrap_or_default(),
         late: plan.windowed.then(|| prepared.map(|p| p.late_url).filter(|url| !url.is_empty()).unwrap_or(late)),
     });

@@ -95,13 +95,15 @@ impl StreamingQuery {
     async fn stand_after(&mut self, batch: u64) -> Result<()> {
         let entry = self.checkpoint.offsets(batch).await?;
         self.watermark_ms = read_watermark(entry.watermark_ms);
+        let reset = self.checkpoint.is_reset(batch + 1).await?;
         if let Some(windows) = &mut self.windows {
-            windows.restore(self.checkpoint.find_prepared(batch).await?, self.watermark_ms).await?;
+            windows.restore(self.checkpoint.find_prepared(batch).await?, (self.watermark_ms, reset)).await?;
         }
         let ends = self.with_firsts(inputs::per_source(entry.ends, self.inputs.count())?).await?;
         self.inputs.stand_at(ends);
         self.next_batch = batch + 1;
         self.totals = self.totals_after(batch).await?;
+        self.reset_rows = if reset { self.totals.ledger.in_state() } else { 0 };
         Ok(())
     }
 

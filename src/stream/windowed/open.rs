@@ -35,11 +35,15 @@ impl Windows {
         Ok(Self { state, late_store, late_sink, swept: false })
     }
 
-    /// Stands where the query stands that has committed `prepared`, whose watermark was `watermark_ms`.
+    /// Stands where the query stands that has committed `prepared`, whose watermark was `watermark_ms`; if it is `reset`,
+    /// without its rows.
     ///
     /// # Errors
     /// The store's; `Corrupt`; `Conflict` if it is the state of another query.
-    pub async fn restore(&mut self, prepared: Option<Prepared>, watermark_ms: i64) -> Result<()> {
+    pub async fn restore(&mut self, prepared: Option<Prepared>, (watermark_ms, reset): (i64, bool)) -> Result<()> {
+        if reset {
+            return self.state.reset(prepared.and_then(|prepared| prepared.state), watermark_ms).await;
+        }
         let Some(place) = prepared.and_then(|prepared| prepared.state) else {
             return Err(Error::new(
                 ErrorKind::Conflict,

@@ -64,6 +64,11 @@ const QUERIES: &[&str] = &[
      RANGE BETWEEN INTERVAL '20 seconds' PRECEDING AND CURRENT ROW) AS recent \
      FROM (SELECT window_start, window_end, symbol, sum(size) AS n FROM HOP(prices, ts, INTERVAL '5 seconds', \
      INTERVAL '10 seconds') GROUP BY window_start, window_end, symbol)",
+    // OVER in disguise.
+    "SELECT id, ts, size FROM DEDUPLICATE(TABLE prices PARTITION BY symbol, DESCRIPTOR(ts), INTERVAL '7 seconds')",
+    "SELECT window_start, window_end, symbol, n, high, newest FROM GAP_FILL(TABLE (SELECT window_start, window_end, symbol, \
+     count(*) AS n, max(price) AS high, max(id) AS newest FROM TUMBLE(prices, ts, INTERVAL '5 seconds') \
+     GROUP BY window_start, window_end, symbol) PARTITION BY symbol, INTERVAL '5 seconds', INTERPOLATE(high), LOCF(newest))",
 ];
 
 fn queries() -> impl Strategy<Value = String> {

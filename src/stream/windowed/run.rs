@@ -132,7 +132,8 @@ impl QueryState {
                 "the state was written with DataFusion {}, this Tidemill has {ours}, whose partial aggregates may differ",
                 manifest.datafusion
             ))
-            .help("finish with the Tidemill that wrote it, or start anew with another path and checkpointLocation"));
+            .help("finish with the Tidemill that wrote it; or start anew with another path and checkpointLocation; or give the \
+                 state up, once, with `tidemill stream JOB.sql --reset-state TABLE`"));
         }
         if manifest.operators.len() != self.operators.len() {
             let (old, new) = (manifest.operators.len(), self.operators.len());
@@ -147,6 +148,22 @@ impl QueryState {
         }
         self.tracker = self.tracker.clone().restore(manifest.sources(), watermark_ms);
         self.emitted_ms = manifest.emitted_ms;
+        self.saved = Some((place, manifest));
+        Ok(())
+    }
+
+    /// Goes on without the rows of `place`, but where its event times stand: what was written is not written again.
+    ///
+    /// # Errors
+    /// The store's; `Corrupt`.
+    pub async fn reset(&mut self, place: Option<StateRef>, watermark_ms: i64) -> Result<()> {
+        let Some(place) = place else {
+            self.tracker = self.tracker.clone().restore(self.tracker.partitions(), watermark_ms);
+            return Ok(());
+        };
+        let manifest = Manifest::read(&self.store, &place).await?;
+        self.tracker = self.tracker.clone().restore(manifest.sources(), watermark_ms);
+        // Its files go when the next batch is committed.
         self.saved = Some((place, manifest));
         Ok(())
     }

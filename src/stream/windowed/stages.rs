@@ -228,7 +228,9 @@ pub fn split(plan: LogicalPlan, emit: Emit, waits: bool) -> Result<Stages> {
             _ => {}
         }
         let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
-        let (index, behind_us) = (operators.len(), behind_us(&aggregate.input, &operators));
+        let lateness_us = i64::try_from(emit.lateness.as_micros()).unwrap_or(i64::MAX);
+        let behind_us = behind_us(&aggregate.input, &operators).saturating_add(lateness_us);
+        let index = operators.len();
         let (operator, above) = match source_window(&node) {
             Some(assign) => {
                 if waits {

@@ -74,6 +74,9 @@ pub fn check(stages: &Stages) -> Result<()> {
     let refuse = |what: &str, help: &str| {
         Err(Error::unsupported(format!("{what} in output mode {}", mode.name())).help(help.to_owned()))
     };
+    if !stages.emit.lateness.is_zero() && stages.operators.iter().all(|operator| operator.spec.is_none()) {
+        return Err(stateless::no_lateness());
+    }
     for operator in &stages.operators {
         let LogicalPlan::Aggregate(aggregate) = &operator.plan else { continue };
         if matches!(aggregate.group_expr.first(), Some(Expr::GroupingSet(_))) {
