@@ -18,7 +18,7 @@ use super::{
     event_time,
 };
 use crate::{
-    catalog::{KEYS_ARGUMENT, TABLE_ARGUMENT, window_function},
+    catalog::{KEYS_ARGUMENT, TABLE_ARGUMENTS, window_function},
     error::{Error, nearest},
 };
 
@@ -65,7 +65,7 @@ impl Call {
         };
         let mut arguments = list.args.iter().map(|argument| named(argument, &wrong)).collect::<Result<Vec<_>, _>>()?;
         // By name, the table may stand anywhere; otherwise it is the first.
-        let is_data = |name: &Option<String>| name.as_deref() == Some(TABLE_ARGUMENT);
+        let is_data = |name: &Option<String>| name.as_deref() == Some(TABLE_ARGUMENTS[0]);
         let data = arguments.iter().position(|(name, _)| is_data(name)).unwrap_or(0);
         if arguments.get(data).is_none_or(|(_, value)| !matches!(value, ast::Expr::Subquery(_))) {
             return Err(wrong(format!("the first argument of {function} is a table")));
@@ -144,7 +144,10 @@ impl Call {
 }
 
 /// An argument with its name in lower case.
-fn named(
+///
+/// # Errors
+/// What `wrong` makes of an argument that is none.
+pub fn named(
     argument: &FunctionArg,
     wrong: &impl Fn(String) -> DataFusionError,
 ) -> DataFusionResult<(Option<String>, ast::Expr)> {
@@ -161,7 +164,7 @@ fn named(
 }
 
 /// The columns of `DESCRIPTOR(column)`.
-fn descriptor(expr: &ast::Expr) -> Option<Vec<&ast::Expr>> {
+pub fn descriptor(expr: &ast::Expr) -> Option<Vec<&ast::Expr>> {
     let ast::Expr::Function(function) = expr else { return None };
     let [part] = function.name.0.as_slice() else { return None };
     if !part.as_ident()?.value.eq_ignore_ascii_case("descriptor") {
@@ -179,12 +182,20 @@ fn is_column(expr: &ast::Expr) -> bool {
     matches!(expr, ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_))
 }
 
-fn span_of(expr: &ast::Expr) -> Option<Span> {
+/// Where an expression stands in the SQL.
+pub fn span_of(expr: &ast::Expr) -> Option<Span> {
     Span::try_from_sqlparser_span(expr.span())
 }
 
 /// The column of the input that an expression names.
-fn column(expr: &ast::Expr, schema: &DFSchema, context: &mut dyn RelationPlannerContext) -> DataFusionResult<Column> {
+///
+/// # Errors
+/// `Invalid` at its place, with the nearest name; `Unsupported` for what is no column.
+pub fn column(
+    expr: &ast::Expr,
+    schema: &DFSchema,
+    context: &mut dyn RelationPlannerContext,
+) -> DataFusionResult<Column> {
     let span = span_of(expr);
     let name = match expr {
         ast::Expr::Identifier(name) => name,

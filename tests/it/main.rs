@@ -20,6 +20,7 @@ mod output_mode;
 mod model_jobs;
 mod produce;
 mod query;
+mod scoring;
 mod sink;
 mod sql_files;
 mod static_join;
