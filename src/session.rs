@@ -55,6 +55,15 @@ pub fn session(limits: SessionLimits) -> Result<SessionContext> {
     Ok(context)
 }
 
+/// A session with the same tables, functions and memory, whose plans have one partition.
+pub fn in_order(context: &SessionContext) -> SessionContext {
+    let mut state = context.state();
+    state.config_mut().options_mut().execution.target_partitions = 1;
+    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+    let context = SessionContext::new_with_state(state);
+    context
+}
+
 /// The logical plan of a statement that `catalog::parse_statements` made, with its windows assigned.
 ///
 /// # Errors

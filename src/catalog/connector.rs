@@ -28,7 +28,7 @@ const CONNECTORS: &[(&str, Kind)] =
     &[("kafka", Kind::Kafka), ("file", Kind::File), ("filesystem", Kind::File), ("console", Kind::Console)];
 
 const CONSOLE: Vocabulary = Vocabulary {
-    connector: "console",
+    owner: "the connector 'console'",
     names: &["connector", "numRows", "truncate", "checkpointLocation", "outputMode", "allowedLateness"],
     aliases: &[],
     foreign: &[],
@@ -77,7 +77,7 @@ pub fn table(source: &Arc<SourceText>, declaration: Declaration) -> Result<Table
     };
     let watermark = watermark::check(source, &mut options, watermark, &columns)?;
     options.finish()?;
-    let (place, places) = (options.table_place(), options.places());
+    let (place, places) = (options.name_place(), options.places());
     Ok(Table { name: name.text, columns, watermark, connector, output_mode, allowed_lateness, place, places })
 }
 

@@ -138,12 +138,12 @@ impl<'a> Cursor<'a> {
         Err(if starts { error.help("is a ';' missing before it?") } else { error })
     }
 
-    /// The `CREATE TABLE`, `CREATE VIEW` or `INSERT INTO` among the tokens that are left: a query holds none.
+    /// The `CREATE TABLE`, `CREATE VIEW`, `CREATE MODEL` or `INSERT INTO` among the tokens that are left: a query holds none.
     pub fn next_statement(&self) -> Option<Range<usize>> {
         let rest = self.tokens();
         let starts = |pair: &&[Token]| match pair {
             [first, second] if first.is_word("CREATE") => {
-                ["TABLE", "VIEW", "OR", "TEMPORARY", "TEMP"].iter().any(|word| second.is_word(word))
+                ["TABLE", "VIEW", "MODEL", "OR", "TEMPORARY", "TEMP"].iter().any(|word| second.is_word(word))
             }
             [first, second] => first.is_word("INSERT") && second.is_word("INTO"),
             _ => false,

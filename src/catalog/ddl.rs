@@ -239,7 +239,7 @@ pub fn check_metadata(source: &SourceText, declared: &DeclaredColumn) -> Result<
 }
 
 /// `(name = value, ...)`
-fn options(cursor: &mut Cursor<'_>) -> Result<Vec<Written>> {
+pub fn options(cursor: &mut Cursor<'_>) -> Result<Vec<Written>> {
     let mut options = Vec::new();
     cursor.expect_symbol('(')?;
     if cursor.symbol(')') {

@@ -19,7 +19,7 @@ const CSV_READER: &str = "declare the columns, and leave it out";
 const FILE_SOURCE: &str = "name one directory in 'path', and leave it out";
 
 pub const VOCABULARY: Vocabulary = Vocabulary {
-    connector: "file",
+    owner: "the connector 'file'",
     names: &[
         "connector",
         "path",

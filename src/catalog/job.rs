@@ -8,6 +8,7 @@ use super::{
     ddl,
     lexer::{self, Token, TokenKind},
     locate,
+    model::{self, ModelStatement},
     output_mode::{self, EmitClause},
     text::SqlText,
     variables,
@@ -28,6 +29,8 @@ pub struct Job {
     pub tables: Vec<Table>,
     /// In the order of the file, in which each may use the ones before it.
     pub views: Vec<View>,
+    /// Those that are declared with options: any other name means a model of the default directory.
+    pub models: Vec<ModelStatement>,
     pub inserts: Vec<Insert>,
 }
 
@@ -78,7 +81,7 @@ impl Job {
         let tokens = lexer::tokens(source.expanded()).map_err(|open| variables::unterminated(&source, &open, true))?;
         let name = Path::new(file).file_name().map_or(file.into(), |name| name.to_string_lossy());
         let name = name.strip_suffix(".sql").unwrap_or(&name).to_owned();
-        let mut job = Self { name, tables: Vec::new(), views: Vec::new(), inserts: Vec::new() };
+        let mut job = Self { name, tables: Vec::new(), views: Vec::new(), models: Vec::new(), inserts: Vec::new() };
         let mut relations = check::Relations::default();
         for statement in tokens.split(|token| token.is_symbol(';')).filter(|tokens| !tokens.is_empty()) {
             if let Some(token) = statement.get(STATEMENT_TOKENS_MAX) {
@@ -114,6 +117,10 @@ impl Job {
                 self.check_new(&table.name, &table.place)?;
                 self.tables.push(table);
                 return Ok(());
+            }
+            if cursor.words(&["MODEL"]) {
+                let model = model::create_model(&mut cursor, replace)?;
+                return self.declare_model(model);
             }
             return Err(not_created(&cursor, replace));
         }
@@ -171,6 +178,19 @@ impl Job {
         Ok(())
     }
 
+    fn declare_model(&mut self, model: ModelStatement) -> Result<()> {
+        if model.query.is_some() {
+            return Err(model::not_in_a_job(&model));
+        }
+        if let Some(first) = self.models.iter().find(|other| other.name == model.name) {
+            let error =
+                Error::invalid(format!("there is a model '{}' already, in line {}", model.name, first.place.line));
+            return Err(error.at(model.place).help("declare it once"));
+        }
+        self.models.push(model);
+        Ok(())
+    }
+
     /// A name is declared once, as a table or as a view.
     fn check_new(&self, name: &str, place: &Place) -> Result<()> {
         let table = self.table(name).map(|table| ("table", &table.place));
@@ -199,7 +219,7 @@ fn select(cursor: &Cursor<'_>) -> Result<(SqlText, Option<EmitClause>)> {
     output_mode::split(cursor)
 }
 
-/// The error for `CREATE` with something else than a table or a view.
+/// The error for `CREATE` with something else than a table, a view or a model.
 fn not_created(cursor: &Cursor<'_>, replace: bool) -> Error {
     let place = cursor.place(cursor.range());
     if replace && cursor.peek().is_some_and(|token| token.is_word("TABLE")) {
@@ -210,8 +230,8 @@ fn not_created(cursor: &Cursor<'_>, replace: bool) -> Error {
         let error = Error::unsupported("CREATE EXTERNAL TABLE is not for job files").at(place);
         return error.help("write CREATE TABLE name WITH (connector = 'file', path = '...', format = '...')");
     }
-    let error = cursor.unexpected("TABLE or VIEW");
-    match cursor.peek().and_then(|token| nearest(&token.value, ["TABLE", "VIEW"])) {
+    let error = cursor.unexpected("TABLE, VIEW or MODEL");
+    match cursor.peek().and_then(|token| nearest(&token.value, ["TABLE", "VIEW", "MODEL"])) {
         Some(near) => error.help(format!("did you mean {near}?")),
         None => error,
     }
@@ -219,7 +239,7 @@ fn not_created(cursor: &Cursor<'_>, replace: bool) -> Error {
 
 /// The error for a statement that no job file holds.
 fn not_a_statement(cursor: &Cursor<'_>) -> Error {
-    const HOLDS: &str = "a job file holds CREATE TABLE, CREATE VIEW and INSERT INTO";
+    const HOLDS: &str = "a job file holds CREATE TABLE, CREATE VIEW, CREATE MODEL and INSERT INTO";
     let Some(token) = cursor.peek() else { return Error::internal("an empty statement") };
     let place = cursor.place(token.range.clone());
     let word = cursor.source().shown(token.range.clone());

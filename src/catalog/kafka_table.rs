@@ -31,7 +31,7 @@ const COMMIT: &str = "leave it out: the checkpoint keeps the offsets, not the co
 const TASKS: &str = "it tunes Spark's executors; leave it out";
 
 pub const VOCABULARY: Vocabulary = Vocabulary {
-    connector: "kafka",
+    owner: "the connector 'kafka'",
     names: &[
         "connector",
         "kafka.bootstrap.servers",
@@ -312,7 +312,7 @@ fn format(options: &mut Options<'_>, declared: &[DeclaredColumn]) -> Result<Form
         Some(format) => Ok(format),
         None if declared.is_empty() => Ok(Format::Raw),
         None => {
-            let error = Error::invalid("the option 'format' is missing").at(options.table_place());
+            let error = Error::invalid("the option 'format' is missing").at(options.name_place());
             Err(error.help("add format = 'json', 'csv' or 'avro', or 'raw' for Kafka's own columns"))
         }
     }
@@ -338,10 +338,10 @@ fn columns(
         }
         Format::Avro if declared.is_empty() => {
             let error = Error::unsupported("columns cannot be taken from an Avro schema in this version");
-            return Err(error.at(options.table_place()).help("declare the columns: (name TYPE, ...)"));
+            return Err(error.at(options.name_place()).help("declare the columns: (name TYPE, ...)"));
         }
         Format::Json | Format::Csv if declared.is_empty() => {
-            let error = Error::invalid("the columns are missing").at(options.table_place());
+            let error = Error::invalid("the columns are missing").at(options.name_place());
             return Err(error.help("declare what a record holds: (name TYPE, ...); or use format = 'raw'"));
         }
         Format::Csv => check_flat(source, declared)?,
@@ -436,7 +436,7 @@ fn avro(options: &mut Options<'_>) -> Result<AvroOptions> {
     let given = options.given(&["schemaRegistry.url", "schema"]);
     match given[..] {
         [] => {
-            let error = Error::invalid("the format 'avro' needs a schema").at(options.table_place());
+            let error = Error::invalid("the format 'avro' needs a schema").at(options.name_place());
             Err(error.help("add 'schemaRegistry.url' = 'http://...', or schema = '{...}'"))
         }
         [_, second, ..] => {

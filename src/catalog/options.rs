@@ -6,6 +6,9 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 use super::text::SourceText;
 use crate::error::{Error, Place, Result, nearest};
 
+/// The owner of the options of `CREATE MODEL`.
+pub const MODEL: &str = "a model";
+
 /// An option as it was written.
 #[derive(Debug, Clone)]
 pub struct Written {
@@ -15,11 +18,11 @@ pub struct Written {
     pub value_range: Range<usize>,
 }
 
-/// What one connector knows about option names.
+/// What one connector, or a model, knows about option names.
 #[derive(Debug, Clone, Copy)]
 pub struct Vocabulary {
-    /// `'kafka'`, for messages.
-    pub connector: &'static str,
+    /// `the connector 'kafka'`, for messages.
+    pub owner: &'static str,
     /// In their documented spelling.
     pub names: &'static [&'static str],
     /// Another spelling, and the name that it stands for.
@@ -30,12 +33,13 @@ pub struct Vocabulary {
     pub prefix: Option<&'static str>,
 }
 
-/// The options of one table, by their documented names.
+/// The options of one table or model, by their documented names.
 #[derive(Debug)]
 pub struct Options<'a> {
     source: &'a SourceText,
     entries: BTreeMap<String, Entry>,
-    table: Range<usize>,
+    owner: &'static str,
+    name: Range<usize>,
 }
 
 #[derive(Debug)]
@@ -45,17 +49,17 @@ struct Entry {
 }
 
 impl<'a> Options<'a> {
-    /// Checks the names. `table` is where the table's name stands.
+    /// Checks the names. `name` is where the table's or model's name stands.
     ///
     /// # Errors
     /// `Invalid` at the first name that is unknown or given twice; `Unsupported` for one of Spark's that we lack.
     pub fn new(
         source: &'a SourceText,
-        table: Range<usize>,
+        name: Range<usize>,
         written: Vec<Written>,
         vocabulary: Vocabulary,
     ) -> Result<Self> {
-        let mut options = Self { source, entries: BTreeMap::new(), table };
+        let mut options = Self { source, entries: BTreeMap::new(), owner: vocabulary.owner, name };
         for option in written {
             let name = options.documented_name(&option, vocabulary)?;
             if let Some(first) = options.entries.get(&name) {
@@ -89,7 +93,6 @@ impl<'a> Options<'a> {
             return Ok(lower);
         }
         let known = vocabulary.names.iter().chain(vocabulary.aliases.iter().map(|(alias, _)| alias)).copied();
-        let connector = vocabulary.connector;
         let help = match (nearest(name, known), vocabulary.prefix) {
             (Some(near), _) => format!("did you mean '{near}'?"),
             (None, Some(prefix)) if name.contains('.') => {
@@ -97,7 +100,7 @@ impl<'a> Options<'a> {
             }
             (None, _) => format!("its options: {}", vocabulary.names.join(", ")),
         };
-        Err(Error::invalid(format!("the connector '{connector}' has no option '{shown}'")).at(place).help(help))
+        Err(Error::invalid(format!("{} has no option '{shown}'", vocabulary.owner)).at(place).help(help))
     }
 
     /// Where each option's name stands.
@@ -106,9 +109,9 @@ impl<'a> Options<'a> {
         self.entries.iter().map(|(name, entry)| (name.clone(), place(entry))).collect()
     }
 
-    /// Where the table's name stands.
-    pub fn table_place(&self) -> Place {
-        self.source.place(self.table.clone())
+    /// Where the table's or model's name stands.
+    pub fn name_place(&self) -> Place {
+        self.source.place(self.name.clone())
     }
 
     /// The option was given.
@@ -144,11 +147,11 @@ impl<'a> Options<'a> {
     /// The value of an option that must be given.
     ///
     /// # Errors
-    /// `Invalid` at the table's name if it is not, with `help`.
+    /// `Invalid` at the table's or model's name if it is not, with `help`.
     pub fn required(&mut self, name: &str, help: &str) -> Result<String> {
         match self.not_blank(name)? {
             Some(value) => Ok(value),
-            None => Err(Error::invalid(format!("the option '{name}' is missing")).at(self.table_place()).help(help)),
+            None => Err(Error::invalid(format!("the option '{name}' is missing")).at(self.name_place()).help(help)),
         }
     }
 
@@ -230,13 +233,13 @@ impl<'a> Options<'a> {
 
     /// An error at the name of an option.
     pub fn at_name(&self, name: &str, message: &str) -> Error {
-        let range = self.entries.get(name).map_or(self.table.clone(), |entry| entry.written.name_range.clone());
+        let range = self.entries.get(name).map_or(self.name.clone(), |entry| entry.written.name_range.clone());
         Error::invalid(message).at(self.source.place(range))
     }
 
     /// An error at the value of an option, without saying the value.
     pub fn at_value(&self, name: &str, message: &str) -> Error {
-        let range = self.entries.get(name).map_or(self.table.clone(), |entry| entry.written.value_range.clone());
+        let range = self.entries.get(name).map_or(self.name.clone(), |entry| entry.written.value_range.clone());
         Error::invalid(self.source.mask(message)).at(self.source.place(range))
     }
 
@@ -258,13 +261,19 @@ impl<'a> Options<'a> {
         matching.collect()
     }
 
+    fn noun(&self) -> &'static str {
+        if self.owner == MODEL { "this model" } else { "this table" }
+    }
+
     /// Checks that every option was read, so that none is accepted and then ignored.
     ///
     /// # Errors
     /// `Invalid` at one that was not.
     pub fn finish(&self) -> Result<()> {
         match self.entries.iter().find(|(_, entry)| !entry.read) {
-            Some((name, _)) => Err(self.at_name(name, &format!("the option '{name}' means nothing for this table"))),
+            Some((name, _)) => {
+                Err(self.at_name(name, &format!("the option '{name}' means nothing for {}", self.noun())))
+            }
             None => Ok(()),
         }
     }

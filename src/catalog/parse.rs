@@ -1,6 +1,6 @@
-//! SQL text into DataFusion's statements, with the spellings of event-time windows that the parser lacks.
+//! SQL text into DataFusion's statements, with the spellings of event-time windows and models that the parser lacks.
 //!
-//! Flink's `TUMBLE(TABLE t PARTITION BY k, DESCRIPTOR(ts), ...)` does not parse. So the words in question are
+//! Flink's `TUMBLE(TABLE t PARTITION BY k, DESCRIPTOR(ts), ...)` and `ML_PREDICT(TABLE t, MODEL m, ...)` do not parse. So the words in question are
 //! overwritten, character by character, with a spelling that does: places in the text stay what they are.
 
 use std::{borrow::Cow, collections::VecDeque, ops::ControlFlow};
@@ -11,8 +11,8 @@ use datafusion::{
         parser::{CopyToSource, DFParserBuilder, Statement},
         sqlparser::{
             ast::{
-                Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, ObjectName,
-                Query, TableFactor, VisitMut, VisitorMut,
+                Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+                ObjectName, Query, TableFactor, Value, VisitMut, VisitorMut,
             },
             dialect::GenericDialect,
             keywords::Keyword,
@@ -27,11 +27,14 @@ use super::{
     lexer::{Token, TokenKind, tokens},
 };
 
-/// The table functions that take a table: those that assign rows to windows, and those that follow a key through time.
-const TABLE_FUNCTIONS: [&str; 6] = ["tumble", "hop", "cumulate", "session", "gap_fill", "deduplicate"];
+/// The table functions over event time: those that assign rows to windows, and those that follow a key through time.
+const EVENT_TIME_FUNCTIONS: [&str; 6] = ["tumble", "hop", "cumulate", "session", "gap_fill", "deduplicate"];
 
-/// The name of the argument that is a table, where arguments have names.
-pub const TABLE_ARGUMENT: &str = "data";
+/// The table functions that apply a model.
+const MODEL_FUNCTIONS: [&str; 2] = ["ml_predict", "ml_evaluate"];
+
+/// The names of the argument that is a table, where arguments have names: that of windows, and that of models.
+pub const TABLE_ARGUMENTS: [&str; 2] = ["data", "input"];
 
 /// The name of the argument that Flink's `PARTITION BY` becomes.
 pub const KEYS_ARGUMENT: &str = "keys";
@@ -70,22 +73,23 @@ fn quote_offset(tokens: &mut [SqlToken]) {
     }
 }
 
-/// `sql` with `TABLE` blanked out and `PARTITION BY` replaced inside the calls of table functions.
+/// `sql` with `TABLE` and `MODEL` blanked out and `PARTITION BY` replaced inside the calls of our table functions.
 fn accepted_by_the_parser(sql: &str) -> Cow<'_, str> {
     // What is not closed is for the parser to say.
     let Ok(found) = tokens(sql) else { return Cow::Borrowed(sql) };
     let mut text = Cow::Borrowed(sql);
     for (at, pair) in found.windows(2).enumerate() {
-        let is_call = TABLE_FUNCTIONS.iter().any(|name| pair[0].is_word(name)) && pair[1].is_symbol('(');
-        if is_call {
-            rewrite_call(&found[at + 2..], &mut text);
+        let is_one_of = |names: &[&str]| names.iter().any(|name| pair[0].is_word(name));
+        let takes_model = is_one_of(&MODEL_FUNCTIONS);
+        if (takes_model || is_one_of(&EVENT_TIME_FUNCTIONS)) && pair[1].is_symbol('(') {
+            rewrite_call(&found[at + 2..], takes_model, &mut text);
         }
     }
     text
 }
 
 /// `found` are the tokens after the opening parenthesis.
-fn rewrite_call(found: &[Token], text: &mut Cow<'_, str>) {
+fn rewrite_call(found: &[Token], takes_model: bool, text: &mut Cow<'_, str>) {
     let mut depth = 0;
     for (at, token) in found.iter().enumerate() {
         match token.value.as_str() {
@@ -96,8 +100,10 @@ fn rewrite_call(found: &[Token], text: &mut Cow<'_, str>) {
         }
         let Some(next) = found.get(at + 1).filter(|_| depth == 0) else { continue };
         let starts_argument = at == 0 || [',', '>'].iter().any(|symbol| found[at - 1].is_symbol(*symbol));
-        let is_name = matches!(next.kind, TokenKind::Word | TokenKind::QuotedName) || next.is_symbol('(');
-        if token.is_word("table") && starts_argument && is_name {
+        let is_name = matches!(next.kind, TokenKind::Word | TokenKind::QuotedName | TokenKind::String);
+        let is_table = token.is_word("table") && (is_name || next.is_symbol('('));
+        let is_model = takes_model && token.is_word("model") && is_name;
+        if (is_table || is_model) && starts_argument {
             overwrite(text, token, "");
         } else if token.is_word("partition") && next.is_word("by") {
             overwrite(text, token, ",keys");
@@ -141,19 +147,24 @@ impl VisitorMut for Rewriter {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<DataFusionError> {
         if let TableFactor::Table { name, alias, args: Some(args), .. } = factor
-            && table_function(name).is_some()
+            && is_table_function(name)
         {
             let expr = Expr::Function(call(name.clone(), std::mem::take(&mut args.args)));
             *factor = TableFactor::TableFunction { expr, alias: alias.take() };
         }
         if let TableFactor::TableFunction { expr: Expr::Function(function), .. } = factor
-            && table_function(&function.name).is_some()
+            && is_table_function(&function.name)
             && let FunctionArguments::List(list) = &mut function.args
             && let Some(expr) = table_argument(&mut list.args)
         {
             let name = match expr {
                 Expr::Identifier(name) => ObjectName::from(vec![name.clone()]),
                 Expr::CompoundIdentifier(names) => ObjectName::from(names.clone()),
+                // A path, as in `FROM 'dir/*.parquet'`.
+                Expr::Value(value) => match &value.value {
+                    Value::SingleQuotedString(path) => ObjectName::from(vec![Ident::with_quote('\'', path)]),
+                    _ => return ControlFlow::Continue(()),
+                },
                 _ => return ControlFlow::Continue(()),
             };
             match all_of(name) {
@@ -165,11 +176,12 @@ impl VisitorMut for Rewriter {
     }
 }
 
-/// The argument `DATA => t`, or the first.
+/// The argument `DATA => t` or `INPUT => t`, or the first.
 fn table_argument(arguments: &mut [FunctionArg]) -> Option<&mut Expr> {
+    let is_name = |name: &str| TABLE_ARGUMENTS.iter().any(|it| it.eq_ignore_ascii_case(name));
     let is_named = |argument: &FunctionArg| match argument {
-        FunctionArg::Named { name, .. } => name.value.eq_ignore_ascii_case(TABLE_ARGUMENT),
-        FunctionArg::ExprNamed { name: Expr::Identifier(name), .. } => name.value.eq_ignore_ascii_case(TABLE_ARGUMENT),
+        FunctionArg::Named { name, .. } => is_name(&name.value),
+        FunctionArg::ExprNamed { name: Expr::Identifier(name), .. } => is_name(&name.value),
         FunctionArg::ExprNamed { .. } | FunctionArg::Unnamed(_) => false,
     };
     let position = arguments.iter().position(is_named);
@@ -185,11 +197,24 @@ fn table_argument(arguments: &mut [FunctionArg]) -> Option<&mut Expr> {
     }
 }
 
-/// Which table function a name is.
-pub fn table_function(name: &ObjectName) -> Option<&'static str> {
+/// Which table function over event time a name is.
+pub fn event_time_function(name: &ObjectName) -> Option<&'static str> {
+    one_of(&EVENT_TIME_FUNCTIONS, name)
+}
+
+/// Which table function over a model a name is.
+pub fn model_function(name: &ObjectName) -> Option<&'static str> {
+    one_of(&MODEL_FUNCTIONS, name)
+}
+
+fn is_table_function(name: &ObjectName) -> bool {
+    event_time_function(name).is_some() || model_function(name).is_some()
+}
+
+fn one_of(functions: &[&'static str], name: &ObjectName) -> Option<&'static str> {
     let [part] = name.0.as_slice() else { return None };
     let ident = part.as_ident()?;
-    TABLE_FUNCTIONS.into_iter().find(|it| ident.value.eq_ignore_ascii_case(it))
+    functions.iter().copied().find(|it| ident.value.eq_ignore_ascii_case(it))
 }
 
 fn call(name: ObjectName, args: Vec<FunctionArg>) -> Function {
@@ -249,6 +274,14 @@ mod tests {
                 "FROM HOP(t, f(TABLE), 'TABLE t') -- TUMBLE(TABLE t",
             ),
             ("TABLE t; SELECT sum(x) OVER (PARTITION BY y)", "TABLE t; SELECT sum(x) OVER (PARTITION BY y)"),
+            (
+                "FROM ML_PREDICT(TABLE t, MODEL m, f(MODEL x)) JOIN TUMBLE(MODEL a) JOIN ml_predict(MODEL => MODEL 'm@2')",
+                "FROM ML_PREDICT(      t,       m, f(MODEL x)) JOIN TUMBLE(MODEL a) JOIN ml_predict(MODEL =>       'm@2')",
+            ),
+            (
+                "FROM ML_EVALUATE(TABLE table, model, DESCRIPTOR(y))",
+                "FROM ML_EVALUATE(      table, model, DESCRIPTOR(y))",
+            ),
             ("SELECT 'open", "SELECT 'open"),
         ] {
             assert_eq!(accepted_by_the_parser(sql), text);
@@ -261,6 +294,9 @@ mod tests {
             "SELECT * FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE))",
             "SELECT * FROM TUMBLE(t, ts, INTERVAL '1' MINUTE) AS w",
             "EXPLAIN SELECT * FROM HOP(DATA => TABLE t, TIMECOL => DESCRIPTOR(ts))",
+            "SELECT * FROM ML_PREDICT(TABLE t, MODEL m, DESCRIPTOR(a, b))",
+            "SELECT * FROM ML_PREDICT(TABLE 't', MODEL 'm')",
+            "SELECT * FROM TABLE(ML_EVALUATE(MODEL => MODEL m, INPUT => TABLE t, LABEL => DESCRIPTOR(a)))",
             "COPY (SELECT * FROM SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), 1)) TO 'x'",
         ] {
             let statement = parse_statements(sql).unwrap().pop_back().unwrap();

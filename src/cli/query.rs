@@ -14,11 +14,16 @@ use clap::Args;
 use super::{
     job::{VariableArgs, read_job},
     output_file::OverwriteArg,
+    train::spinner,
 };
 use crate::{
+    catalog::ModelStatement,
     error::{Error, ErrorKind, Result},
-    model::{file::io_error, function::predict},
-    query::{MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, Script, TABLE_ROWS_DEFAULT},
+    model::{file::io_error, report},
+    query::{
+        CreatedModel, MEMORY_BYTES_DEFAULT, OutputFormat, QuerySession, ResultWriter, Script, ScriptStatement,
+        TABLE_ROWS_DEFAULT,
+    },
     session::SessionLimits,
 };
 
@@ -48,7 +53,7 @@ pub struct QueryArgs {
     /// Memory for sorts, joins and aggregates, e.g. 512MB; beyond it they spill to the temporary directory
     #[arg(long, value_name = "SIZE", value_parser = bytes, default_value_t = MEMORY_BYTES_DEFAULT)]
     memory_limit: usize,
-    /// Where the models of predict('NAME', ...) are kept
+    /// Where the models of predict, ML_PREDICT and CREATE MODEL are kept
     #[arg(long, default_value = "models", value_name = "DIRECTORY")]
     models_dir: PathBuf,
     /// The most rows that a table shows; 0 shows all
@@ -79,7 +84,7 @@ pub async fn run(args: QueryArgs) -> Result<()> {
     let jobs = args.job.iter().map(|path| read_job(path, &args.variables)).collect::<Result<_>>()?;
     let partitions = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let session = QuerySession::new(jobs, SessionLimits { memory_bytes: args.memory_limit, partitions })?;
-    session.context().register_udf(predict(&args.models_dir));
+    session.models().set_directory(&args.models_dir);
     let stdout = Stdout::default();
     let outcome = match script(&args)? {
         Some(script) => run_script(&session, &script, &args, &stdout).await,
@@ -120,7 +125,14 @@ fn read_text(file: &str) -> Result<String> {
 
 async fn run_script(session: &QuerySession, script: &Script, args: &QueryArgs, stdout: &Stdout) -> Result<()> {
     let mut has_written = false;
-    for statement in session.parse(script)? {
+    for statement in session.parse_script(script)? {
+        let statement = match statement {
+            ScriptStatement::Sql(statement) => statement,
+            ScriptStatement::Model(model) => {
+                create_model(session, &model).await?;
+                continue;
+            }
+        };
         let mut rows = session.run(script, statement).await?;
         let schema = rows.schema();
         if schema.fields().is_empty() {
@@ -142,6 +154,29 @@ async fn run_script(session: &QuerySession, script: &Script, args: &QueryArgs, s
         let written = writer.finish()?.into_inner();
         written.map_err(|error| io_error("write", path, error.into_error()))?.publish()?;
         has_written = true;
+    }
+    Ok(())
+}
+
+/// What became of it goes to stderr: the statement gives no rows.
+async fn create_model(session: &QuerySession, statement: &ModelStatement) -> Result<()> {
+    let spinner = spinner()?;
+    let created = session.create_model(statement, &|rows| spinner.inc(rows)).await;
+    spinner.finish_and_clear();
+    match created? {
+        CreatedModel::Declared => {}
+        CreatedModel::Kept => eprintln!("the model {} is there already", statement.name),
+        CreatedModel::Trained(trained) => {
+            let (stored, training) = *trained;
+            for warning in &training.warnings {
+                eprintln!("warning: {warning}");
+            }
+            eprint!("{}", report::summary(&stored));
+            let served = session.models().find(&statement.name)?.current().label();
+            if served != format!("{}@{}", statement.name, stored.revision) {
+                eprintln!("{} is still {served}: tidemill models promote changes that", statement.name);
+            }
+        }
     }
     Ok(())
 }

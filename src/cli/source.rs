@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use datafusion::execution::SendableRecordBatchStream;
 
 use super::{
     job::{VariableArgs, read_job},
@@ -11,9 +10,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::lookahead::look_ahead,
-    query::{MEMORY_BYTES_DEFAULT, QuerySession, Script},
-    session::{SessionLimits, plan_sql},
+    query::{MEMORY_BYTES_DEFAULT, QuerySession, RepeatableQuery, Script},
+    session::SessionLimits,
 };
 
 /// What to read.
@@ -34,54 +32,11 @@ pub struct SourceArgs {
     memory_limit: usize,
 }
 
-/// A query that can be run again and again.
-#[derive(Debug)]
-pub struct Query {
-    session: QuerySession,
-    sql: String,
-}
-
-impl Query {
-    /// The same rows, seen through another query.
-    ///
-    /// # Errors
-    /// Those of `around`.
-    pub fn wrapped(self, around: impl FnOnce(&str) -> Result<String>) -> Result<Self> {
-        Ok(Self { sql: around(&self.sql)?, session: self.session })
-    }
-
-    /// Which of its columns are made of later rows, and by what.
-    ///
-    /// # Errors
-    /// The query's.
-    pub async fn looking_ahead(&self) -> Result<Vec<(String, String)>> {
-        let plan = plan_sql(&self.session.context().state(), &self.sql).await?;
-        let names = plan.schema().fields().iter().map(|field| field.name().clone());
-        Ok(names.zip(look_ahead(&plan)).filter_map(|(name, by)| by.map(|by| (name, by))).collect())
-    }
-
-    /// Runs the query, in one partition, so that rows come in the order of the files or of ORDER BY. With `needed`
-    /// only these columns are read, if they are all there.
-    ///
-    /// # Errors
-    /// The query's.
-    pub async fn stream(&self, needed: Option<Vec<String>>) -> Result<SendableRecordBatchStream> {
-        let rows = self.session.select(&self.sql).await?;
-        let schema = rows.schema();
-        let once = |name: &&String| schema.fields().iter().filter(|field| field.name() == *name).count() == 1;
-        let Some(needed) = needed.filter(|needed| !needed.is_empty() && needed.iter().all(|name| once(&name))) else {
-            return Ok(rows.into_stream());
-        };
-        let columns: Vec<&str> = needed.iter().map(String::as_str).collect();
-        Ok(self.session.select_columns(&self.sql, &columns).await?.into_stream())
-    }
-}
-
 /// Opens the source.
 ///
 /// # Errors
 /// `Invalid` for arguments that contradict each other; the job's; the query's come when it runs.
-pub async fn open_query(args: &SourceArgs) -> Result<Query> {
+pub async fn open_query(args: &SourceArgs) -> Result<RepeatableQuery> {
     let jobs = match &args.job {
         Some(file) => vec![read_job(file, &args.variables)?],
         None => Vec::new(),
@@ -106,10 +61,10 @@ pub async fn open_query(args: &SourceArgs) -> Result<Query> {
             "--columns declares the columns of a CSV file, but the source is a query or a table",
         ));
     }
-    Ok(Query { session, sql })
+    Ok(RepeatableQuery::new(session, sql))
 }
 
-async fn headerless(session: QuerySession, path: &str, columns: &str) -> Result<Query> {
+async fn headerless(session: QuerySession, path: &str, columns: &str) -> Result<RepeatableQuery> {
     let columns: Vec<String> = split_columns(columns).map(declare).collect::<Result<_>>()?;
     let create = format!(
         "CREATE EXTERNAL TABLE source ({}) STORED AS CSV LOCATION '{path}' OPTIONS ('header' 'false')",
@@ -119,7 +74,7 @@ async fn headerless(session: QuerySession, path: &str, columns: &str) -> Result<
     for statement in session.parse(&script)? {
         session.run(&script, statement).await?;
     }
-    Ok(Query { session, sql: "SELECT * FROM source".to_owned() })
+    Ok(RepeatableQuery::new(session, "SELECT * FROM source"))
 }
 
 /// At the commas outside parentheses: `a:DECIMAL(10,2),b:INT`.

@@ -8,18 +8,16 @@ use std::{
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::source::{Query, SourceArgs, open_query};
+use super::source::{SourceArgs, open_query};
 use crate::{
     error::{Error, Result},
     model::{
-        Evaluate, Registry, TrainOptions,
-        columns::{Category, HandleInvalid},
-        dataset::Roles,
+        Registry, TrainRequest,
+        columns::HandleInvalid,
         fit::Objective,
-        horizon::{Horizon, SEASONAL, Season, Shape, default_tolerance_us, over_input},
         penalty::Penalty,
-        plot, report, train,
-        weighting::{HalfLife, duration_us},
+        plot, report,
+        request::{EvaluateKind, split_names},
     },
 };
 
@@ -147,13 +145,6 @@ enum Invalid {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum EvaluateKind {
-    Random,
-    Chronological,
-    WalkForward,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ReportFormat {
     Table,
     Csv,
@@ -165,16 +156,10 @@ pub async fn run(args: TrainArgs) -> Result<()> {
     if let Some(path) = &args.report {
         plot::check_path(path)?;
     }
-    let mut query = open_query(&args.source).await?;
-    if let Some(features) = &args.query {
-        query = query.wrapped(|source| Ok(over_input(source, features)))?;
-    }
-    let shape = args.evaluation.shape(&args.target)?;
-    let mut options = options(&args, &shape)?;
-    options.looking_ahead = query.looking_ahead().await?;
-    let query: Query = query.wrapped(|sql| shape.around(sql))?;
+    let request = args.request()?;
+    let query = open_query(&args.source).await?;
     let spinner = spinner()?;
-    let training = train(&options, |needed| query.stream(Some(needed)), &|rows| spinner.inc(rows)).await;
+    let training = query.train(request, &|rows| spinner.inc(rows)).await;
     spinner.finish_and_clear();
     let training = training?;
     for warning in &training.warnings {
@@ -198,111 +183,39 @@ pub async fn run(args: TrainArgs) -> Result<()> {
     Ok(())
 }
 
-/// The arguments in the library's terms.
-fn options(args: &TrainArgs, shape: &Shape) -> Result<TrainOptions> {
-    let target = shape.horizon.as_ref().map_or_else(|| args.target.clone(), Horizon::target);
-    let half_life = args.weighting.half_life.as_deref().map(HalfLife::parse).transpose()?;
-    let ObjectiveArgs { reg_param, elastic_net_param, standardization, fit_intercept, confidence } = args.objective;
-    Ok(TrainOptions {
-        name: args.model.clone().unwrap_or_else(|| target.clone()),
-        source: args.source.source.clone(),
-        query: args.query.clone(),
-        roles: Roles {
-            target,
-            features: split_names(&args.features, "--features")?,
-            categories: args.categorical.iter().map(|text| Category::parse(text)).collect::<Result<_>>()?,
-            handle_invalid: match args.handle_invalid {
+impl TrainArgs {
+    fn request(&self) -> Result<TrainRequest> {
+        let ObjectiveArgs { reg_param, elastic_net_param, standardization, fit_intercept, confidence } = self.objective;
+        let evaluation = &self.evaluation;
+        Ok(TrainRequest {
+            model: self.model.clone(),
+            query: self.query.clone(),
+            features: Some(split_names(&self.features, "--features")?),
+            categorical: self.categorical.clone(),
+            handle_invalid: match self.handle_invalid {
                 Invalid::Error => HandleInvalid::Error,
                 Invalid::Skip => HandleInvalid::Skip,
             },
-            units: units(&args.units)?,
-            weight: args.weighting.weight.clone(),
-            time: args.evaluation.time.clone(),
-            last_value: shape.horizon.as_ref().map(|horizon| horizon.column.clone()),
-            seasonal: shape.season.map(|_| SEASONAL.to_owned()),
-        },
-        horizon: shape.horizon.clone(),
-        objective: Objective { fit_intercept, penalty: Penalty { reg_param, elastic_net_param, standardization } },
-        half_life,
-        evaluate: args.evaluation.evaluate()?,
-        confidence,
-        looking_ahead: Vec::new(),
-        drop_redundant: args.drop_redundant,
-        strict: args.strict,
-        rows_shown: args.show,
-    })
-}
-
-impl EvaluationArgs {
-    fn evaluate(&self) -> Result<Evaluate> {
-        let by_default = if self.time.is_some() { EvaluateKind::Chronological } else { EvaluateKind::Random };
-        let kind = self.evaluate.unwrap_or(by_default);
-        let stray = match kind {
-            EvaluateKind::Random => self.folds.map(|_| "--folds"),
-            EvaluateKind::Chronological => self.seed.map(|_| "--seed").or(self.folds.map(|_| "--folds")),
-            EvaluateKind::WalkForward => self.seed.map(|_| "--seed").or(self.test_fraction.map(|_| "--test-fraction")),
-        };
-        if let Some(option) = stray {
-            let kind = kind.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
-            return Err(Error::invalid(format!("{option} says nothing about a {kind} evaluation"))
-                .help("leave it out, or choose another with --evaluate"));
-        }
-        let looks_up = self.horizon.is_some() || self.season.is_some();
-        if !looks_up && (self.tolerance.is_some() || !self.partition_by.is_empty()) {
-            return Err(Error::invalid("--tolerance and --partition-by belong to --horizon and --season")
-                .help("leave them out, or add one of these"));
-        }
-        let (seed, test_fraction) = (self.seed.unwrap_or(42), self.test_fraction.unwrap_or(0.2));
-        Ok(match kind {
-            EvaluateKind::Random => Evaluate::Random { seed, test_fraction },
-            EvaluateKind::Chronological => Evaluate::Chronological { test_fraction },
-            EvaluateKind::WalkForward => Evaluate::WalkForward { folds: self.folds.unwrap_or(5) },
+            units: self.units.clone(),
+            weight: self.weighting.weight.clone(),
+            half_life: self.weighting.half_life.clone(),
+            objective: Objective { fit_intercept, penalty: Penalty { reg_param, elastic_net_param, standardization } },
+            confidence,
+            evaluate: evaluation.evaluate,
+            seed: evaluation.seed,
+            test_fraction: evaluation.test_fraction,
+            folds: evaluation.folds,
+            time: evaluation.time.clone(),
+            horizon: evaluation.horizon.clone(),
+            tolerance: evaluation.tolerance.clone(),
+            season: evaluation.season.clone(),
+            partition_by: split_names(&evaluation.partition_by, "--partition-by")?,
+            drop_redundant: self.drop_redundant,
+            strict: self.strict,
+            rows_shown: self.show,
+            ..TrainRequest::new(&self.source.source, &self.target)
         })
     }
-
-    /// What is added to the query of this target.
-    fn shape(&self, target: &str) -> Result<Shape> {
-        let duration = |text: &Option<String>, option: &str| {
-            let parsed = text.as_deref().map(|text| duration_us(text).map_err(|error| error.context(option)));
-            parsed.transpose()
-        };
-        let tolerance_us = duration(&self.tolerance, "--tolerance")?;
-        let partition_by = split_names(&self.partition_by, "--partition-by")?;
-        let horizon = duration(&self.horizon, "--horizon")?.zip(self.time.clone());
-        Ok(Shape {
-            time: self.time.clone(),
-            column: target.to_owned(),
-            horizon: horizon.map(|(ahead_us, time)| Horizon {
-                column: target.to_owned(),
-                time,
-                ahead_us,
-                tolerance_us: tolerance_us.unwrap_or_else(|| default_tolerance_us(ahead_us)),
-                partition_by: partition_by.clone(),
-            }),
-            season: self.season.as_deref().map(Season::parse).transpose()?,
-            tolerance_us,
-            partition_by,
-        })
-    }
-}
-
-fn split_names(text: &str, option: &str) -> Result<Vec<String>> {
-    if text.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
-    if names.iter().any(String::is_empty) {
-        return Err(Error::invalid(format!("'{text}' in {option} has an empty name")));
-    }
-    Ok(names)
-}
-
-fn units(text: &str) -> Result<Vec<(String, String)>> {
-    let unit = |text: String| match text.split_once('=') {
-        Some((column, unit)) if !unit.trim().is_empty() => Ok((column.trim().to_owned(), unit.trim().to_owned())),
-        _ => Err(Error::invalid(format!("'{text}' in --units is not COLUMN=UNIT")).help("buy_price=USD")),
-    };
-    split_names(text, "--units")?.into_iter().map(unit).collect()
 }
 
 /// Rows so far and per second; nothing where stderr is no terminal.

@@ -1,11 +1,10 @@
 //! `predict('sell_price', x1, x2, ..)` in SQL: a saved model as a scalar function.
 //!
-//! The model is loaded when the query is planned and stays the same while it runs, whatever is promoted meanwhile: the
-//! call is replaced by one that holds the model.
+//! The model is looked up when the query is optimised, and the call replaced by one that holds it. A query sees one
+//! version, whatever is promoted meanwhile; a stream one in each batch (`serving.rs`).
 
 use std::{
     hash::{Hash, Hasher},
-    path::PathBuf,
     sync::Arc,
 };
 
@@ -14,32 +13,76 @@ use arrow::{
     datatypes::{DataType, Schema},
 };
 use datafusion::{
-    common::{Result as DataFusionResult, ScalarValue, plan_err},
+    common::{
+        Result as DataFusionResult, ScalarValue, plan_err,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
     error::DataFusionError,
     logical_expr::{
-        ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+        ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
         simplify::{ExprSimplifyResult, SimplifyContext},
     },
+    prelude::SessionContext,
 };
 
 use super::{
     artifact::Model,
     columns::Column,
-    predict::{Predictor, Scorer},
-    registry::{Registry, Stored},
+    predict::Predictor,
+    relation::ModelRelations,
+    serving::{Models, Served},
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
-/// The function over the models of a directory.
-pub fn predict(models: impl Into<PathBuf>) -> ScalarUDF {
-    ScalarUDF::from(Predict { models: models.into(), signature: Signature::variadic_any(Volatility::Stable) })
+/// Teaches a session `predict`, `ML_PREDICT` and `ML_EVALUATE` over these models.
+pub fn register(context: &SessionContext, models: &Arc<Models>) -> DataFusionResult<()> {
+    context.register_udf(predict(models));
+    context.register_relation_planner(Arc::new(ModelRelations::new(models)))
+}
+
+/// The function.
+pub fn predict(models: &Arc<Models>) -> ScalarUDF {
+    ScalarUDF::from(Predict { models: Arc::clone(models), signature: Signature::variadic_any(Volatility::Stable) })
+}
+
+/// The models that an optimised plan predicts with, each once.
+///
+/// # Errors
+/// DataFusion's.
+pub fn models_of(plan: &LogicalPlan) -> DataFusionResult<Vec<Arc<Served>>> {
+    let mut found: Vec<Arc<Served>> = Vec::new();
+    let mut look = |expr: &Expr| {
+        if let Expr::ScalarFunction(call) = expr
+            && let Some(bound) = call.func.inner().downcast_ref::<Bound>()
+            && !found.iter().any(|served| served.name == bound.served.name)
+        {
+            found.push(Arc::clone(&bound.served));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    };
+    plan.apply_with_subqueries(|node| node.apply_expressions(|expr| expr.apply(&mut look)))?;
+    Ok(found)
 }
 
 /// As it stands in SQL: its first argument names the model.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 struct Predict {
-    models: PathBuf,
+    models: Arc<Models>,
     signature: Signature,
+}
+
+impl PartialEq for Predict {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.models, &other.models)
+    }
+}
+
+impl Eq for Predict {}
+
+impl Hash for Predict {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.models).hash(state);
+    }
 }
 
 impl ScalarUDFImpl for Predict {
@@ -63,10 +106,14 @@ impl ScalarUDFImpl for Predict {
         else {
             return plan_err!("predict takes the model's name as a text in quotes: predict('sell_price', x1, x2)");
         };
-        let stored = Registry::new(&self.models).load(name)?;
+        let served = self.models.find(name)?;
         let types: Vec<DataType> =
             args[1..].iter().map(|arg| info.get_data_type(arg)).collect::<DataFusionResult<_>>()?;
-        let bound = Bound::new(stored, &types)?;
+        let mut bound = Bound::new(served, &types)?;
+        if self.models.keeps() && !args[1..].iter().any(Expr::any_column_refs) {
+            // A constant would be folded into the plan, and stay when the version changes.
+            bound.signature.volatility = Volatility::Volatile;
+        }
         args.remove(0);
         let call = datafusion::logical_expr::expr::ScalarFunction::new_udf(Arc::new(ScalarUDF::from(bound)), args);
         Ok(ExprSimplifyResult::Simplified(Expr::ScalarFunction(call)))
@@ -77,21 +124,20 @@ impl ScalarUDFImpl for Predict {
     }
 }
 
-/// A model with its version, in a plan.
+/// A model in a plan.
 #[derive(Debug)]
 struct Bound {
-    /// `predict@sell_price@2`.
+    /// `predict@sell_price@2`; in a stream `predict@sell_price`.
     name: String,
-    scorer: Scorer,
-    /// Of a struct, the fields to take; else the arguments are the features.
+    served: Arc<Served>,
+    /// Of a struct, the fields to take; else the arguments are the features. Each version has the same features.
     fields: Option<Vec<usize>>,
     signature: Signature,
-    path: PathBuf,
 }
 
 impl PartialEq for Bound {
     fn eq(&self, other: &Self) -> bool {
-        self.path == other.path && self.fields == other.fields
+        self.served.key == other.served.key && self.fields == other.fields
     }
 }
 
@@ -99,19 +145,19 @@ impl Eq for Bound {}
 
 impl Hash for Bound {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.path.hash(state);
+        self.served.key.hash(state);
         self.fields.hash(state);
     }
 }
 
 impl Bound {
-    fn new(stored: Stored, types: &[DataType]) -> Result<Self> {
-        let Stored { model, revision, path } = stored;
-        let reference = format!("{}@{revision}", model.name);
+    fn new(served: Arc<Served>, types: &[DataType]) -> Result<Self> {
+        let version = served.current();
+        let (model, reference) = (&version.stored.model, version.label());
         let fields = match types {
             [DataType::Struct(fields)] => {
                 let schema = Schema::new(fields.clone());
-                Predictor::new(&model, &schema, None)
+                Predictor::new(model, &schema, None)
                     .map_err(|error| error.context(format!("the model {reference}")))?;
                 Some(
                     model
@@ -122,16 +168,15 @@ impl Bound {
                 )
             }
             _ => {
-                check_arguments(&model, &reference, types)?;
+                check_arguments(model, &reference, types)?;
                 None
             }
         };
         Ok(Self {
-            name: format!("predict@{reference}"),
-            scorer: Scorer::new(&model, None)?,
+            name: format!("predict@{}", served.label()),
+            served,
             fields,
             signature: Signature::variadic_any(Volatility::Immutable),
-            path,
         })
     }
 }
@@ -193,7 +238,12 @@ impl ScalarUDFImpl for Bound {
                     .collect::<std::result::Result<_, _>>()?
             }
         };
-        let predicted = self.scorer.score(&features, rows)?;
+        // A value outside a vocabulary is a fault of its row, not of the query.
+        let of_a_row = |error: Error| match error.kind() {
+            ErrorKind::Invalid => DataFusionError::Execution(error.message().to_owned()),
+            _ => error.into(),
+        };
+        let predicted = self.served.current().scorer.score(&features, rows).map_err(of_a_row)?;
         Ok(ColumnarValue::Array(Arc::new(predicted.values)))
     }
 }

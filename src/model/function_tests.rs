@@ -2,12 +2,12 @@ use arrow::util::pretty::pretty_format_batches;
 use datafusion::prelude::SessionContext;
 
 use super::*;
-use crate::model::artifact::tests::model;
+use crate::model::{Registry, artifact::tests::model};
 
 fn context(directory: &std::path::Path) -> SessionContext {
     #[expect(clippy::disallowed_methods, reason = "the session's own module stands below this one")]
     let context = SessionContext::new();
-    context.register_udf(predict(directory));
+    register(&context, &Arc::new(Models::new(directory))).unwrap();
     context
 }
 

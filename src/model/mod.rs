@@ -15,7 +15,9 @@
 //! | `artifact`, `registry` | a model as a file, and the directory of models |
 //! | `report`, `plot`, `compare` | what training found, as text, JSON and SVG; two models side by side |
 //! | `predict` | a model applied to record batches |
-//! | `aggregate`, `function` | `linreg_fit` and `predict` in SQL |
+//! | `serving` | which version of a model a session means, and when a stream takes another |
+//! | `aggregate`, `function`, `relation` | `linreg_fit`, `predict`, `ML_PREDICT` and `ML_EVALUATE` in SQL, whose metrics `evaluation` plans |
+//! | `request` | what a training is asked for, on the command line or by CREATE MODEL |
 //!
 //! Deliberately absent: the rows. Training keeps a triangle of numbers, whatever the size of the data.
 
@@ -24,6 +26,7 @@ pub mod artifact;
 pub mod columns;
 pub mod compare;
 pub mod dataset;
+mod evaluation;
 mod exact;
 pub mod file;
 pub mod fit;
@@ -37,9 +40,12 @@ pub mod plot;
 pub mod predict;
 pub mod qr;
 pub mod registry;
+mod relation;
 pub mod report;
+pub mod request;
 pub mod residual;
 pub mod score;
+pub mod serving;
 mod shown;
 pub mod split;
 pub mod statistics;
@@ -51,5 +57,7 @@ pub use artifact::Model;
 pub use plan::Evaluate;
 pub use predict::Predictor;
 pub use registry::{Registry, Stored};
+pub use request::TrainRequest;
+pub use serving::{Models, Served};
 pub use train::{TrainOptions, Training, train};
 pub use warning::Warning;

@@ -72,6 +72,15 @@ impl Registry {
     /// # Errors
     /// `NotFound`, with the nearest name or the revisions there are; `Corrupt` or `Unsupported`, naming the file.
     pub fn load(&self, reference: &str) -> Result<Stored> {
+        let (name, revision) = self.find(reference)?;
+        self.load_revision(name, revision)
+    }
+
+    /// Which revision of which model `load` would load.
+    ///
+    /// # Errors
+    /// As `load`, but for the file's content.
+    pub fn find<'a>(&self, reference: &'a str) -> Result<(&'a str, u64)> {
         let (name, wanted) = match reference.split_once('@') {
             None => {
                 check_name(reference)?;
@@ -98,8 +107,22 @@ impl Registry {
             return Err(Error::new(ErrorKind::NotFound, format!("the model '{name}' has no revision {revision}"))
                 .help(format!("there are: {}", known.join(", "))));
         }
+        Ok((name, revision))
+    }
+
+    /// Loads a revision of a model.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt` or `Unsupported`, naming the file.
+    pub fn load_revision(&self, name: &str, revision: u64) -> Result<Stored> {
+        check_name(name)?;
         let path = self.directory.join(name).join(format!("{revision}.json"));
         Ok(Stored { model: Model::read(&path)?, revision, path })
+    }
+
+    /// Where the models are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Makes a revision the one that its plain name means: in one step, so that every reader gets the old or the new one.
@@ -180,9 +203,10 @@ impl Registry {
         };
         match nearest(name, names.iter().map(String::as_str)) {
             Some(near) => error.help(format!("did you mean '{near}'?")),
-            None if names.is_empty() => {
-                error.help("train one with `tidemill train`, or name the directory with --models-dir")
-            }
+            None if names.is_empty() => error.help(
+                "train one with `tidemill train`, or name the directory: --models-dir on the command line, \
+                     CREATE MODEL name WITH ('path' = '...') in SQL",
+            ),
             None => error.help(format!("there are: {}", names.join(", "))),
         }
     }

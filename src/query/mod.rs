@@ -7,6 +7,7 @@
 //! what DataFusion cannot and name the file in an error; `picked.rs` reads single files; `external.rs` is CREATE EXTERNAL
 //! TABLE, `copy.rs` is COPY, `options.rs` has the options of both; `stored.rs` is a table's files for a stream that joins
 //! them; `output.rs` writes results; `failure.rs` turns DataFusion's errors into ours.
+//! `training.rs` trains models on what a query gives.
 
 mod catalog;
 mod copy;
@@ -25,9 +26,11 @@ mod picked;
 mod stored;
 mod text_source;
 mod text_value;
+mod training;
 
 pub use catalog::TableSummary;
 pub use listing::is_hidden;
 pub use output::{OutputFormat, ResultWriter, TABLE_ROWS_DEFAULT};
-pub use session::{MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MIN, QuerySession, Rows, Script};
+pub use session::{MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MIN, QuerySession, Rows, Script, ScriptStatement};
 pub use stored::{FilesVersion, StoredTable};
+pub use training::{CreatedModel, RepeatableQuery};

@@ -21,9 +21,10 @@ use super::{
     files::FilesSpec,
 };
 use crate::{
-    catalog::{FileTable, Job, Table, parse_statements},
+    catalog::{FileTable, Job, ModelStatement, ScriptPart, Table, parse_statements, script_parts},
     error::{Error, Place, Result},
-    session::{SessionLimits, plan_statement, session},
+    model::{Models, function, serving},
+    session::{SessionLimits, in_order, plan_statement, session},
     store::Store,
 };
 
@@ -77,6 +78,14 @@ impl Script {
 pub struct QuerySession {
     context: SessionContext,
     tables: Arc<QueryTables>,
+    models: Arc<Models>,
+}
+
+/// One statement of a script.
+#[derive(Debug)]
+pub enum ScriptStatement {
+    Sql(Statement),
+    Model(ModelStatement),
 }
 
 impl std::fmt::Debug for QuerySession {
@@ -86,11 +95,11 @@ impl std::fmt::Debug for QuerySession {
 }
 
 impl QuerySession {
-    /// With the tables and views of `jobs`. Nothing is contacted. Where the memory is too small for as many partitions
+    /// With the tables, views and models of `jobs`. Nothing is contacted. Where the memory is too small for as many partitions
     /// to spill, there are fewer.
     ///
     /// # Errors
-    /// `Invalid` for less than `MEMORY_BYTES_MIN`; `Internal` if the temporary directory cannot be used.
+    /// `Invalid` for less than `MEMORY_BYTES_MIN`, and for a model that two jobs declare; `Internal` if the temporary directory cannot be used.
     pub fn new(jobs: Vec<Job>, limits: SessionLimits) -> Result<Self> {
         let memory_bytes = limits.memory_bytes;
         if memory_bytes < MEMORY_BYTES_MIN {
@@ -99,6 +108,11 @@ impl QuerySession {
         }
         let partitions = limits.partitions.min(memory_bytes / PARTITION_BYTES).max(1);
         let context = session(SessionLimits { memory_bytes, partitions })?;
+        let models = Arc::new(Models::new(serving::DIRECTORY));
+        for model in jobs.iter().flat_map(|job| &job.models) {
+            models.declare(model)?;
+        }
+        function::register(&context, &models)?;
         let weak = context.state_weak_ref();
         let state_of = Box::new(move || weak.upgrade().map(|state| state.read().clone()));
         let tables = Arc::new(QueryTables::new(jobs, state_of));
@@ -111,7 +125,18 @@ impl QuerySession {
                 state.table_factories_mut().insert(name.to_owned(), Arc::new(ExternalTables(kind)));
             }
         }
-        Ok(Self { context, tables })
+        Ok(Self { context, tables, models })
+    }
+
+    /// Those that its SQL can name.
+    pub fn models(&self) -> &Models {
+        &self.models
+    }
+
+    /// The same tables and models in a session of one partition, which keeps the rows of files in their order.
+    pub(super) fn in_order(&self) -> Self {
+        let context = in_order(&self.context);
+        Self { context, tables: Arc::clone(&self.tables), models: Arc::clone(&self.models) }
     }
 
     /// DataFusion's own session, for callers that build plans.
@@ -137,6 +162,24 @@ impl QuerySession {
         let statements =
             parse_statements(&script.text).map_err(|error| failure::from_datafusion(error, Some(script)))?;
         Ok(statements.into())
+    }
+
+    /// The statements of a script, which may have `CREATE MODEL` among them.
+    ///
+    /// # Errors
+    /// `Invalid`, with the place.
+    pub fn parse_script(&self, script: &Script) -> Result<Vec<ScriptStatement>> {
+        let mut statements = Vec::new();
+        for part in script_parts(&script.name, &script.text)? {
+            match part {
+                ScriptPart::Model(model) => statements.push(ScriptStatement::Model(model)),
+                ScriptPart::Sql(text) => {
+                    let part = Script { name: script.name.clone(), text };
+                    statements.extend(self.parse(&part)?.into_iter().map(ScriptStatement::Sql));
+                }
+            }
+        }
+        Ok(statements)
     }
 
     /// Runs one statement of `script`. Its rows come as they are asked for.

@@ -17,7 +17,7 @@ use datafusion::{
 use tokio::sync::mpsc::Sender;
 
 use super::{
-    constant, join,
+    constant, join, models,
     scan::{Run, StreamTable, TableScans, stream_table},
     stateless,
     static_table::{self, StaticTable},
@@ -44,6 +44,7 @@ pub struct QueryPlan {
     /// The Kafka tables that it reads, in the order of its text.
     pub sources: Vec<Source>,
     statics: Vec<Arc<StaticTable>>,
+    pub models: models::QueryModels,
     /// It aggregates, or looks at earlier rows, so it needs state.
     pub windowed: bool,
     /// Which rows it writes.
@@ -91,6 +92,7 @@ impl QueryPlan {
         let files = || job.tables.iter().filter(|table| read.contains(&table.name) && is_file(table));
         let memory_bytes = if files().next().is_some() { JOIN_MEMORY_BYTES } else { PLAN_MEMORY_BYTES };
         let context = session(SessionLimits { memory_bytes, partitions: 1 })?;
+        models::register(&context, job)?;
         // It makes two aggregates of a DISTINCT one, and the state of the first would be rows.
         context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
         context.add_optimizer_rule(Arc::new(join::StoredSideFirst));
@@ -166,7 +168,8 @@ impl QueryPlan {
         for table in &statics {
             table.plan(&optimized)?;
         }
-        Ok(Self { context, logical, schema, sources, statics, windowed, emit, waits })
+        let models = models::QueryModels::of(&optimized)?;
+        Ok(Self { context, logical, schema, sources, statics, models, windowed, emit, waits })
     }
 
     /// The schema of the rows that it gives.

@@ -12,7 +12,10 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use super::window_progress::{WindowProgress, iso_ms};
+use super::{
+    models::ModelInUse,
+    window_progress::{WindowProgress, iso_ms},
+};
 use crate::{
     checkpoint::{Ledger, Prepared},
     clock::{self, Stopwatch},
@@ -60,6 +63,8 @@ pub struct QueryProgress {
     pub latest: Vec<Offsets>,
     /// Records.
     pub consumed: Vec<u64>,
+    /// The models that the batch predicted with.
+    pub models: Vec<ModelInUse>,
     /// The stored files that the batch joined.
     pub static_tables: Vec<FilesVersion>,
     pub ledger: Ledger,
@@ -85,6 +90,7 @@ impl QueryProgress {
             ends: Vec::new(),
             latest: Vec::new(),
             consumed: Vec::new(),
+            models: Vec::new(),
             static_tables: Vec::new(),
             ledger: Ledger::default(),
             totals: Ledger::default(),
@@ -150,6 +156,9 @@ impl QueryProgress {
         if !self.static_tables.is_empty() {
             put("staticTables", json!(self.static_tables));
         }
+        if !self.models.is_empty() {
+            put("models", json!(self.models));
+        }
         put("sink", json!({"description": self.sink, "numOutputRows": self.ledger.output_rows()}));
         put("ledger", json!({"batch": self.ledger, "total": self.totals}));
         Value::Object(progress)
@@ -180,8 +189,9 @@ impl QueryProgress {
         let windows = self.windows.as_ref().map_or_else(String::new, |windows| {
             format!("  late {late}  in state {}  watermark {}", self.totals.in_state(), windows.watermark())
         });
+        let models: String = self.models.iter().map(ModelInUse::to_text).collect();
         format!(
-            "{}  batch {}  {} rows/s  written {written}  filtered {filtered}  bad {bad}{windows}  behind {}  {} ms",
+            "{}  batch {}  {} rows/s  written {written}  filtered {filtered}  bad {bad}{windows}{models}  behind {}  {} ms",
             self.name,
             self.batch_id,
             self.rows_per_second().round(),

@@ -9,7 +9,7 @@ use datafusion::{
 
 use super::arguments::at;
 use crate::{
-    catalog::{KEYS_ARGUMENT, TABLE_ARGUMENT},
+    catalog::{KEYS_ARGUMENT, TABLE_ARGUMENTS},
     error::{Error, nearest},
 };
 
@@ -42,7 +42,7 @@ impl TableCall {
         };
         let mut arguments = list.args.iter().map(|argument| named(argument, &wrong)).collect::<Result<Vec<_>, _>>()?;
         // By name, the table may stand anywhere; otherwise it is the first.
-        let is_data = |name: &Option<String>| name.as_deref() == Some(TABLE_ARGUMENT);
+        let is_data = |name: &Option<String>| name.as_deref() == Some(TABLE_ARGUMENTS[0]);
         let data = arguments.iter().position(|(name, _)| is_data(name)).unwrap_or(0);
         if arguments.get(data).is_none_or(|(_, value)| !matches!(value, ast::Expr::Subquery(_))) {
             return Err(wrong(format!("the first argument of {function} is a table")));
@@ -112,7 +112,10 @@ impl TableCall {
 }
 
 /// An argument with its name in lower case.
-fn named(
+///
+/// # Errors
+/// What `wrong` makes of an argument that is none.
+pub fn named(
     argument: &FunctionArg,
     wrong: &impl Fn(String) -> DataFusionError,
 ) -> DataFusionResult<(Option<String>, ast::Expr)> {

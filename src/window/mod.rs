@@ -24,10 +24,13 @@ mod spec;
 mod wall;
 mod window_time;
 
+pub use arguments::at;
+pub use call::{column, descriptor, named, span_of};
 pub use event_time::event_time;
 pub use grouped::{Calls, assign_groups};
 pub use node::WindowAssign;
 pub use planner::{WindowExtensions, register};
+
 pub use session::SessionAssign;
 pub use spec::{WINDOWS_PER_ROW_MAX, Window, WindowKind, WindowSpec, duration};
 

@@ -17,7 +17,7 @@ use super::{
     call::{TableCall, descriptor, is_column, span_of},
     deduplicate, event_time, gap_fill,
 };
-use crate::{catalog::table_function, error::Error};
+use crate::{catalog::event_time_function, error::Error};
 
 const BEFORE: &str = "TABLE t, DESCRIPTOR(time), ";
 
@@ -34,7 +34,7 @@ impl RelationPlanner for WindowRelations {
         let TableFactor::TableFunction { expr: ast::Expr::Function(call), alias } = &relation else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
-        let plan = match table_function(&call.name) {
+        let plan = match event_time_function(&call.name) {
             Some("gap_fill") => gap_fill::plan(call, context)?,
             Some("deduplicate") => deduplicate::plan(call, context)?,
             name => match name.and_then(Function::named) {

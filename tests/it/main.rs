@@ -21,6 +21,7 @@ mod model_jobs;
 mod produce;
 mod query;
 mod reset_state;
+mod scoring;
 mod sink;
 mod sql_files;
 mod static_join;

@@ -47,7 +47,7 @@ fn refused(directory: &Path, arguments: &[&str]) -> String {
 }
 
 /// Compares with a file of `tests/golden`: words exactly, numbers to six digits, for machines differ in the last ones.
-fn golden(name: &str, found: &str) {
+pub fn golden(name: &str, found: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var("TIDEMILL_GOLDEN").as_deref() == Ok("write") {
         std::fs::write(&path, found).unwrap();

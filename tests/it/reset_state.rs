@@ -37,7 +37,10 @@ async fn changed(root: Option<&str>) -> TestJob {
 async fn a_changed_query_is_refused_until_its_state_is_given_up() {
     let job = changed(None).await;
     let (code, said) = job.fails(&["--available-now"]);
-    assert!(code != 0 && said.contains("10 seconds") && said.contains("20 seconds") && said.contains("--reset-state"), "{said}");
+    assert!(
+        code != 0 && said.contains("10 seconds") && said.contains("20 seconds") && said.contains("--reset-state"),
+        "{said}"
+    );
     let (_, said) = job.fails(&["--available-now", "--reset-state", "store"]);
     assert!(said.contains("no INSERT of the job") && said.contains("did you mean stored?"), "{said}");
 
