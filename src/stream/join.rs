@@ -13,7 +13,10 @@ use datafusion::{
 };
 
 use super::scan::reads_stream;
-use crate::error::{Error, Result};
+use crate::{
+    asof::AsofJoin,
+    error::{Error, Result},
+};
 
 /// Puts the stored side of each join on the left.
 #[derive(Debug)]
@@ -75,10 +78,11 @@ pub fn in_order(plan: LogicalPlan, schema: &DFSchema) -> DataFusionResult<Logica
     LogicalPlanBuilder::from(plan).project(columns)?.build()
 }
 
+const STREAMS: &str = "write outputMode = 'append' (EMIT ON WINDOW CLOSE), which joins streams, or join the stored results \
+                       with `tidemill query`";
+
 /// What a join over a stream must not be, and what to do instead. `None`: one batch alone can answer it.
 pub fn refusal(join: &Join) -> Option<(String, &'static str)> {
-    const STREAMS: &str = "write outputMode = 'append' (EMIT ON WINDOW CLOSE), which joins streams, or join the stored results \
-                           with `tidemill query`";
     let (what, help) = match (reads_stream(&join.left), reads_stream(&join.right), join.join_type) {
         // In append it is cut, by `windowed`.
         (true, true, _) => ("a join of two streams in this output mode", STREAMS),
@@ -108,6 +112,18 @@ pub fn refusal(join: &Join) -> Option<(String, &'static str)> {
     Some((what.to_owned(), help))
 }
 
+/// As `refusal`, of an as-of join that stays as it is.
+pub fn asof_refusal(asof: &AsofJoin) -> Option<(String, &'static str)> {
+    match (reads_stream(&asof.left), reads_stream(&asof.right)) {
+        (_, false) => None,
+        (true, true) => Some(("an ASOF JOIN of two streams in this output mode".to_owned(), STREAMS)),
+        (false, true) => Some((
+            "an ASOF JOIN that gives rows of stored files, which each batch would give again,".to_owned(),
+            "let the stream be on the left: FROM stream ASOF JOIN files",
+        )),
+    }
+}
+
 /// Checks every join of an optimised plan; those of one with windows are checked when it is taken apart.
 ///
 /// # Errors
@@ -118,10 +134,14 @@ pub fn check(optimized: &LogicalPlan, windowed: bool) -> Result<()> {
         if refused.is_none() {
             refused = match node {
                 LogicalPlan::Join(join) if !windowed => refusal(join),
-                LogicalPlan::Extension(_) if !reads_stream(node) => Some((
-                    "windows over stored files".to_owned(),
-                    "store their result first: COPY (SELECT ...) TO 'path' in `tidemill query`",
-                )),
+                LogicalPlan::Extension(extension)
+                    if !reads_stream(node) && !extension.node.as_any().is::<AsofJoin>() =>
+                {
+                    Some((
+                        "windows over stored files".to_owned(),
+                        "store their result first: COPY (SELECT ...) TO 'path' in `tidemill query`",
+                    ))
+                }
                 _ => None,
             };
         }

@@ -19,6 +19,7 @@ mod spec;
 mod wall;
 mod window_time;
 
+pub use arguments::at as error_at;
 pub use event_time::event_time;
 pub use grouped::{Calls, assign_groups};
 pub use node::WindowAssign;

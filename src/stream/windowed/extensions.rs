@@ -21,6 +21,7 @@ use super::{
     source::SessionKeys,
 };
 use crate::{
+    asof::{AsofExtensions, AsofJoin},
     error::Result,
     state::Labels,
     window::{SessionAssign, WindowAssign, WindowExtensions, WindowSpec},
@@ -65,6 +66,11 @@ impl ExtensionPlanner for StagePlanner {
     ) -> DataFusionResult<Option<Arc<dyn ExecutionPlan>>> {
         if let Some(emission) = node.as_any().downcast_ref::<Emission>() {
             return Ok(self.emissions.get(emission.index).cloned());
+        }
+        if node.as_any().is::<AsofJoin>() {
+            return AsofExtensions
+                .plan_extension(planner, node, logical_inputs, physical_inputs, session, context)
+                .await;
         }
         let (window, sessions) = (node.as_any().downcast_ref(), node.as_any().downcast_ref());
         if window.is_none() && sessions.is_none() {

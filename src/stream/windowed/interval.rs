@@ -199,19 +199,32 @@ fn rounding_us(schema: &DFSchema, at: usize) -> i64 {
 
 /// What a cast between timestamps changes of a time at most; `None` if it is no such cast, or moves it to another zone.
 fn rounding_of_cast_us(to: &DataType, from: Option<&DataType>) -> Option<i64> {
-    let (DataType::Timestamp(unit, to_zone), Some(DataType::Timestamp(_, from_zone))) = (to, from) else {
-        return None;
-    };
-    let is_utc = |zone: &Option<std::sync::Arc<str>>| {
-        zone.as_deref().is_none_or(|zone| matches!(zone, "UTC" | "+00:00" | "Z" | "Etc/UTC"))
-    };
-    if to_zone != from_zone && !(is_utc(to_zone) && is_utc(from_zone)) {
-        return None;
-    }
-    Some(match unit {
+    let (DataType::Timestamp(unit, _), Some(from)) = (to, from) else { return None };
+    same_zone(to, from).then_some(match unit {
         TimeUnit::Second => 1_000_000,
         TimeUnit::Millisecond => 1_000,
         TimeUnit::Microsecond => 1,
         TimeUnit::Nanosecond => 0,
     })
+}
+
+/// Does a cast between these timestamps change no time?
+pub fn is_finer(from: &DataType, to: &DataType) -> bool {
+    match (from, to) {
+        (DataType::Timestamp(from_unit, _), DataType::Timestamp(to_unit, _)) => {
+            same_zone(from, to) && to_unit >= from_unit
+        }
+        _ => false,
+    }
+}
+
+fn same_zone(a: &DataType, b: &DataType) -> bool {
+    let zone = |data_type: &DataType| match data_type {
+        DataType::Timestamp(_, zone) => Some(match zone.as_deref() {
+            None | Some("UTC" | "+00:00" | "Z" | "Etc/UTC") => String::new(),
+            Some(zone) => zone.to_owned(),
+        }),
+        _ => None,
+    };
+    zone(a).is_some_and(|of_a| zone(b) == Some(of_a))
 }

@@ -128,7 +128,7 @@ async fn what_nobody_can_meet_is_forgotten() {
     assert_eq!(out.ledger.in_state(), 0);
 }
 
-async fn refused(select: &str) -> String {
+pub(super) async fn refused(select: &str) -> String {
     let job = job(select);
     QueryPlan::new(&job, &job.inserts[0]).await.expect_err(select).to_string()
 }

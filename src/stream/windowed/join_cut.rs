@@ -7,19 +7,20 @@
 use std::sync::Arc;
 
 use datafusion::{
-    common::{Column, JoinType},
+    common::{Column, DFSchema, JoinType},
     logical_expr::{Expr, Join, LogicalPlan, LogicalPlanBuilder},
 };
 
 use super::{
     emission::Emission,
-    interval::{Reach, reach},
-    over::Looks,
+    interval::{Reach, is_finer, reach},
+    over::{Look, Looks, Rank},
     over_cut::{behind_us, moment, with_due},
     refusals::compares_ends,
     stages::{Kept, Operator, Partners, feeds},
 };
 use crate::{
+    asof::AsofJoin,
     error::{Error, Result},
     stream::{
         join::{in_order, swap},
@@ -70,6 +71,50 @@ pub fn cut_join(join: &Join, operators: &mut Vec<Operator>) -> Result<Option<Log
     }
     let cut = LogicalPlan::Join(cut(driven, found, operators)?);
     Ok(Some(in_order(cut, &join.schema)?))
+}
+
+/// What stands in the place of an as-of join, if its right side reads a stream too.
+///
+/// # Errors
+/// `Unsupported`, with the way out.
+pub fn cut_asof(asof: &AsofJoin, operators: &mut Vec<Operator>) -> Result<Option<LogicalPlan>> {
+    if !reads_stream(&asof.left) || !reads_stream(&asof.right) {
+        return Ok(None);
+    }
+    let time = |side: &LogicalPlan, expr: &Expr| {
+        let at = time_column(expr, side.schema()).filter(|at| is_event_time(side, *at, operators));
+        at.ok_or_else(|| {
+            Error::unsupported(format!("an ASOF JOIN of two streams by {expr}, which is not the event time"))
+                .help("compare the columns of both WATERMARKs as they are: MATCH_CONDITION (t.ts >= q.ts)")
+        })
+    };
+    let (left, right) = (time(&asof.left, &asof.times.0)?, time(&asof.right, &asof.times.1)?);
+    let keys = asof.keys.iter().map(|(left, right)| format!("{left} = {right}")).collect::<Vec<_>>().join(" AND ");
+    let behind_us = behind_us(&asof.clone().into_plan(), operators);
+    let name = format!("rows that wait for the last one of ASOF JOIN ON {keys}");
+    let looks = Looks::waiting(left, asof.left.schema(), 0);
+    let waiting = rows_of(&asof.left, (looks, behind_us, name), operators)?;
+    let keys_of_right = asof.keys.iter().map(|(_, right)| right.clone()).collect();
+    let newest = Look { keys: keys_of_right, order: asof.order(), last: 1, first: Rank::None };
+    let looks = Looks::looked_at(right, asof.right.schema(), 0, Some(newest));
+    let partners = Partners { looks, since_us: None, until_us: -1 };
+    let name = format!("last rows of each key of ASOF JOIN ON {keys}");
+    let partners = partners_of(&asof.right, (partners, behind_us, name), operators)?;
+    let sides = (Arc::new(waiting), Arc::new(partners));
+    let cut = AsofJoin::try_new(sides, asof.keys.clone(), asof.times.clone(), (asof.strict, asof.outer))?;
+    Ok(Some(cut.into_plan()))
+}
+
+/// The column that is the time `expr`: itself, or in the finer unit of the other side.
+fn time_column(expr: &Expr, schema: &DFSchema) -> Option<usize> {
+    match expr {
+        Expr::Column(column) => schema.maybe_index_of_column(column),
+        Expr::Cast(cast) => {
+            let at = time_column(&cast.expr, schema)?;
+            is_finer(schema.field(at).data_type(), cast.field.data_type()).then_some(at)
+        }
+        _ => None,
+    }
 }
 
 /// The join over the emissions of two operators.

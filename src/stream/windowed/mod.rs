@@ -52,6 +52,8 @@ pub use stages::{Stages, needs_state, split};
 pub use update::grows;
 
 #[cfg(test)]
+mod asof_tests;
+#[cfg(test)]
 mod corpus_tests;
 #[cfg(test)]
 mod interval_tests;

@@ -17,6 +17,7 @@ use super::{
     update,
 };
 use crate::{
+    asof::AsofJoin,
     catalog::OutputMode,
     error::{Error, Result},
     stream::{
@@ -96,7 +97,10 @@ fn refusal(node: &LogicalPlan, before: &[&Operator], stages: &Stages) -> Refusal
     match node {
         // Of stored files.
         node if !reads_stream(node) => None,
-        LogicalPlan::Extension(_) => None,
+        LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<AsofJoin>() {
+            Some(asof) if !is_leaf(&asof.right) => join::asof_refusal(asof),
+            _ => None,
+        },
         LogicalPlan::Join(join) => match (feeds(&join.left), feeds(&join.right)) {
             (left, right) if left.is_empty() || right.is_empty() => join::refusal(join),
             // Where it is cut it is looked at.

@@ -18,7 +18,7 @@ use datafusion::{
 
 use super::{
     emission::Emission,
-    join_cut::{check_time, cut_join},
+    join_cut::{check_time, cut_asof, cut_join},
     late::{LateShape, late_schema},
     over::Looks,
     over_cut::{behind_us, bound_ranks, cut_window},
@@ -27,6 +27,7 @@ use super::{
     update,
 };
 use crate::{
+    asof::AsofJoin,
     catalog::{Emit, OutputMode},
     error::{Error, Result},
     stream::scan::reads_stream,
@@ -232,6 +233,10 @@ pub fn needs_state(plan: &LogicalPlan, mode: OutputMode) -> Result<bool> {
             LogicalPlan::Aggregate(_) => source_window(node).is_some() || (changes && reads_stream(node)),
             LogicalPlan::Window(_) => !changes && reads_stream(node),
             LogicalPlan::Join(join) => !changes && reads_stream(&join.left) && reads_stream(&join.right),
+            LogicalPlan::Extension(extension) => {
+                let asof = extension.node.as_any().downcast_ref::<AsofJoin>();
+                !changes && asof.is_some_and(|asof| reads_stream(&asof.left) && reads_stream(&asof.right))
+            }
             _ => false,
         })
     })?)
@@ -251,6 +256,11 @@ pub fn split(plan: LogicalPlan, emit: Emit, waits: bool) -> Result<Stages> {
             }
             LogicalPlan::Join(join) if emit.mode == OutputMode::Append => {
                 let above = cut_join(join, &mut operators)?;
+                return Ok(above.map_or_else(|| Transformed::no(node), Transformed::yes));
+            }
+            LogicalPlan::Extension(extension) if emit.mode == OutputMode::Append => {
+                let asof = extension.node.as_any().downcast_ref::<AsofJoin>();
+                let above = asof.map(|asof| cut_asof(asof, &mut operators)).transpose()?.flatten();
                 return Ok(above.map_or_else(|| Transformed::no(node), Transformed::yes));
             }
             LogicalPlan::Filter(filter) => bound_ranks(filter, &mut operators),
