@@ -18,6 +18,7 @@ pub mod source; // which offsets a batch reads, and reading exactly those
 pub mod decode; // bytes -> RecordBatch, and a dead letter for what is no record
 pub mod event_time; // how far the events have come: the watermark
 pub mod window; // event-time windows: their arithmetic, their SQL, their plans
+pub mod asof; // the last row of another table, by time: ASOF JOIN
 pub mod state; // what a query remembers: record batches, kept as files in the checkpoint
 pub mod model; // linear regression: training, statistics, models in files, SQL functions
 pub mod session; // DataFusion sessions that know windows, and SQL planned in them

@@ -2,25 +2,31 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use datafusion::{
+    catalog::Session,
     common::Result as DataFusionResult,
     error::DataFusionError,
     execution::{
         SessionState, SessionStateBuilder,
+        context::QueryPlanner,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         memory_pool::FairSpillPool,
         runtime_env::RuntimeEnvBuilder,
     },
     logical_expr::LogicalPlan,
+    physical_plan::ExecutionPlan,
+    physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner},
     prelude::{SessionConfig, SessionContext},
     sql::parser::Statement,
 };
 
 use crate::{
+    asof::{self, AsofExtensions},
     catalog::parse_statements,
     error::{Error, Result},
     model::aggregate,
-    window,
+    window::{self, WindowExtensions},
 };
 
 /// Limits and parallelism of a session.
@@ -49,7 +55,9 @@ pub fn session(limits: SessionLimits) -> Result<SessionContext> {
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::OsTmpDirectory))
         .build_arc()?;
     let builder = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
-    let state = aggregate::register(window::register(builder)).build();
+    let mut builder = aggregate::register(window::register(builder)).with_query_planner(Arc::new(OurPlanner));
+    builder.scalar_functions().get_or_insert_default().extend(asof::functions());
+    let state = builder.build();
     #[expect(clippy::disallowed_methods, reason = "the one place that may")]
     let context = SessionContext::new_with_state(state);
     Ok(context)
@@ -64,14 +72,32 @@ pub fn in_order(context: &SessionContext) -> SessionContext {
     context
 }
 
-/// The logical plan of a statement that `catalog::parse_statements` made, with its windows assigned.
+/// Plans our own nodes too.
+#[derive(Debug)]
+struct OurPlanner;
+
+#[async_trait]
+impl QueryPlanner for OurPlanner {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        session: &dyn Session,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let ours: Vec<Arc<dyn datafusion::physical_planner::ExtensionPlanner + Send + Sync>> =
+            vec![Arc::new(WindowExtensions), Arc::new(AsofExtensions)];
+        DefaultPhysicalPlanner::with_extension_planners(ours).create_physical_plan(plan, session).await
+    }
+}
+
+/// The logical plan of a statement that `catalog::parse_statements` made, with its windows assigned and its as-of joins in
+/// their places.
 ///
 /// # Errors
 /// DataFusion's, with ours inside.
 pub async fn plan_statement(state: &SessionState, statement: Statement) -> DataFusionResult<LogicalPlan> {
     let calls = window::Calls::of(&statement);
     let plan = state.statement_to_plan(statement).await?;
-    window::assign_groups(plan, &calls)
+    asof::place(window::assign_groups(plan, &calls)?)
 }
 
 /// The logical plan of one statement.

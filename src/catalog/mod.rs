@@ -5,9 +5,10 @@
 //! `connector.rs`, `kafka_table.rs`, `kafka_offsets.rs` and `file_table.rs` the `WITH` clause; `table.rs` holds the
 //! result in types, so that nothing after this module handles an option as text. `check.rs` looks at the job as a
 //! whole, `locate.rs` finds the place of DataFusion's errors. `parse.rs` is the one place that parses SELECTs, and
-//! `group_window.rs` names the windows of their GROUP BY; `output_mode.rs` reads `outputMode` and
-//! `EMIT`; `model.rs` reads `CREATE MODEL`, also out of the scripts of batch queries.
+//! `group_window.rs` names the windows of their GROUP BY, `asof.rs` marks the joins that are as-of joins; `output_mode.rs`
+//! reads `outputMode` and `EMIT`; `model.rs` reads `CREATE MODEL`, also out of the scripts of batch queries.
 
+mod asof;
 mod check;
 mod connector;
 mod cursor;
@@ -29,6 +30,7 @@ mod types;
 mod variables;
 mod watermark;
 
+pub use asof::ASOF_MATCH;
 pub use job::{Insert, Job, Variables, View};
 pub use locate::locate_error;
 pub use model::{ModelStatement, ScriptPart, script_parts};

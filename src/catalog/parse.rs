@@ -1,7 +1,8 @@
 //! SQL text into DataFusion's statements, with the spellings of event-time windows and models that the parser lacks.
 //!
-//! Flink's `TUMBLE(TABLE t PARTITION BY k, DESCRIPTOR(ts), ...)` and `ML_PREDICT(TABLE t, MODEL m, ...)` do not parse. So the words in question are
-//! overwritten, character by character, with a spelling that does: places in the text stay what they are.
+//! Flink's `TUMBLE(TABLE t PARTITION BY k, DESCRIPTOR(ts), ...)` and `ML_PREDICT(TABLE t, MODEL m, ...)` do not parse. So
+//! the words in question are overwritten, character by character, with a spelling that does: places in the text stay what
+//! they are. `asof.rs` does the same with tokens.
 
 use std::{borrow::Cow, collections::VecDeque, ops::ControlFlow};
 
@@ -23,7 +24,7 @@ use datafusion::{
 };
 
 use super::{
-    group_window,
+    asof, group_window,
     lexer::{Token, TokenKind, tokens},
 };
 
@@ -49,6 +50,7 @@ pub fn parse_statements(sql: &str) -> Result<VecDeque<Statement>, DataFusionErro
     let text = accepted_by_the_parser(sql);
     let mut tokens = Tokenizer::new(&dialect, text.as_ref()).tokenize_with_location().map_err(ParserError::from)?;
     quote_offset(&mut tokens);
+    asof::mark(&mut tokens);
     let mut statements = DFParserBuilder::new(tokens).with_dialect(&dialect).build()?.parse_statements()?;
     for statement in &mut statements {
         rewrite(statement)?;

@@ -64,7 +64,10 @@ pub struct Moments {
     pub within_us: i64,
     /// Some rows are needed however old they are; which, is decided when the state is made smaller.
     pub always: bool,
-    /// The columns of the scan: those of the state without the event time, and whether the row is given out now.
+    /// They are the other side of a join: each is given as often as rows are given out that may be its partners.
+    pub partners: bool,
+    /// The columns of the scan: those of the state without the event time, and whether the row is given out now;
+    /// without that if they are `partners`.
     pub emitted: SchemaRef,
 }
 
@@ -154,6 +157,11 @@ impl StateLayout {
         Ok((starts, ends))
     }
 
+    /// Are the rows the other side of a join? Nobody waits for them to be given out.
+    pub fn are_partners(&self) -> bool {
+        matches!(&self.labels, Labels::Moments(moments) if moments.partners)
+    }
+
     /// Are there rows that stay however far the watermark goes?
     pub fn remembers(&self) -> bool {
         matches!(&self.labels, Labels::Moments(moments) if moments.always)
@@ -224,6 +232,16 @@ impl StateLayout {
                 Ok(ends.values().iter().map(|end| end.saturating_add(*gap_us)).collect())
             }
             Labels::Groups => Ok(vec![i64::MAX; batch.num_rows()]),
+        }
+    }
+
+    /// The last end, as the ledger counts it, of rows that are needed up to `last_end_us` at most: rows that were given
+    /// out count no more.
+    pub fn last_release_us(&self, last_end_us: i64) -> i64 {
+        match &self.labels {
+            Labels::Moments(moments) if moments.always => i64::MAX,
+            Labels::Moments(moments) => last_end_us.saturating_sub(moments.within_us),
+            _ => last_end_us,
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! `layout.rs` says what a row of state is and which windows it belongs to; `file.rs` writes and reads one file;
 //! `manifest.rs` lists the files that make up the state after a batch; `operator.rs` is the state of one operator in
-//! memory, over those files; `moments.rs` finds the rows that others look back to, and `hashes.rs` those of some keys.
+//! memory, over those files; `moments.rs` finds the rows that others look back to, `partners.rs` those that others are
+//! joined with, and `hashes.rs` those of some keys.
 
 mod file;
 mod hashes;
@@ -10,6 +11,7 @@ mod layout;
 mod manifest;
 mod moments;
 mod operator;
+mod partners;
 
 pub use file::{StateFile, read as read_file};
 pub use hashes::{KeyHashes, hash_rows};

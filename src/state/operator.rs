@@ -18,6 +18,7 @@ use super::{
     layout::StateLayout,
     manifest::OperatorManifest,
     moments::{MomentScan, RowKeys},
+    partners::PartnerScan,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -50,7 +51,7 @@ pub struct OperatorState {
 /// One file, and its rows if they are in memory.
 #[derive(Debug, Clone)]
 pub(super) struct Held {
-    file: StateFile,
+    pub(super) file: StateFile,
     rows: Option<Arc<Vec<RecordBatch>>>,
     /// No window of it ends between the moment at which it was last looked at and this: what does not change while the
     /// watermark goes on need not be looked at again.
@@ -200,6 +201,11 @@ impl OperatorState {
         MomentScan::new((self.layout.clone(), self.store.clone()), self.held.clone(), (from_us, to_us), keys)
     }
 
+    /// The rows that a join may need whose event times are in `times_us`, both included.
+    pub fn scan_partners(&self, times_us: (i64, i64)) -> PartnerScan {
+        PartnerScan::new((self.layout.clone(), self.store.clone()), self.held.clone(), times_us)
+    }
+
     /// Forgets what no window needs when all that end up to `watermark_us` are closed.
     ///
     /// # Errors
@@ -315,7 +321,8 @@ impl OperatorState {
     pub async fn released(&self, from_us: i64, to_us: i64) -> Result<u64> {
         let mut released = 0;
         for held in &self.held {
-            if held.file.last_end_us <= from_us || held.file.first_start_us >= to_us {
+            let last_us = self.layout.last_release_us(held.file.last_end_us);
+            if last_us <= from_us || held.file.first_start_us >= to_us {
                 continue;
             }
             for batch in rows_of(held.clone(), &self.store, &self.layout).await?.iter() {

@@ -7,13 +7,16 @@
 use std::sync::Arc;
 
 use datafusion::{
-    common::{JoinType, Result as DataFusionResult, tree_node::Transformed, tree_node::TreeNodeRecursion},
+    common::{DFSchema, JoinType, Result as DataFusionResult, tree_node::Transformed, tree_node::TreeNodeRecursion},
     logical_expr::{Expr, Join, LogicalPlan, LogicalPlanBuilder},
     optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule},
 };
 
 use super::scan::reads_stream;
-use crate::error::{Error, Result};
+use crate::{
+    asof::AsofJoin,
+    error::{Error, Result},
+};
 
 /// Puts the stored side of each join on the left.
 #[derive(Debug)]
@@ -39,10 +42,19 @@ impl OptimizerRule for StoredSideFirst {
     }
 }
 
+/// The same rows, with the sides the other way round.
 fn swapped(join: Join) -> DataFusionResult<LogicalPlan> {
-    let columns: Vec<Expr> = join.schema.columns().into_iter().map(Expr::Column).collect();
+    let schema = Arc::clone(&join.schema);
+    in_order(LogicalPlan::Join(swap(join)?), &schema)
+}
+
+/// The join with its sides the other way round.
+///
+/// # Errors
+/// DataFusion's.
+pub fn swap(join: Join) -> DataFusionResult<Join> {
     let join_type = join.join_type.swap();
-    let swapped = Join::try_new(
+    Join::try_new(
         join.right,
         join.left,
         join.on.into_iter().map(|(left, right)| (right, left)).collect(),
@@ -51,21 +63,29 @@ fn swapped(join: Join) -> DataFusionResult<LogicalPlan> {
         join.join_constraint,
         join.null_equality,
         join.null_aware,
-    )?;
-    let plan = LogicalPlan::Join(swapped);
-    // Rows of one side only have their columns in order.
-    if !matches!(join_type, JoinType::Inner | JoinType::Right | JoinType::Left | JoinType::Full) {
+    )
+}
+
+/// The columns of `plan` in the order of `schema`, which has the same.
+///
+/// # Errors
+/// DataFusion's.
+pub fn in_order(plan: LogicalPlan, schema: &DFSchema) -> DataFusionResult<LogicalPlan> {
+    if plan.schema().as_ref().columns() == schema.columns() {
         return Ok(plan);
     }
+    let columns: Vec<Expr> = schema.columns().into_iter().map(Expr::Column).collect();
     LogicalPlanBuilder::from(plan).project(columns)?.build()
 }
 
+const STREAMS: &str = "write outputMode = 'append' (EMIT ON WINDOW CLOSE), which joins streams, or join the stored results \
+                       with `tidemill query`";
+
 /// What a join over a stream must not be, and what to do instead. `None`: one batch alone can answer it.
 pub fn refusal(join: &Join) -> Option<(String, &'static str)> {
-    const STREAMS: &str = "GROUP BY windows on both sides and join them USING (window_start, window_end, ...), or join the \
-        stored results with `tidemill query`";
     let (what, help) = match (reads_stream(&join.left), reads_stream(&join.right), join.join_type) {
-        (true, true, _) => ("a join of two streams", STREAMS),
+        // In append it is cut, by `windowed`.
+        (true, true, _) => ("a join of two streams in this output mode", STREAMS),
         (true, false, _) if join.null_aware => {
             ("NOT IN (SELECT ...)", "write NOT EXISTS (SELECT ...), or LEFT JOIN ... WHERE the other side IS NULL")
         }
@@ -92,6 +112,18 @@ pub fn refusal(join: &Join) -> Option<(String, &'static str)> {
     Some((what.to_owned(), help))
 }
 
+/// As `refusal`, of an as-of join that stays as it is.
+pub fn asof_refusal(asof: &AsofJoin) -> Option<(String, &'static str)> {
+    match (reads_stream(&asof.left), reads_stream(&asof.right)) {
+        (_, false) => None,
+        (true, true) => Some(("an ASOF JOIN of two streams in this output mode".to_owned(), STREAMS)),
+        (false, true) => Some((
+            "an ASOF JOIN that gives rows of stored files, which each batch would give again,".to_owned(),
+            "let the stream be on the left: FROM stream ASOF JOIN files",
+        )),
+    }
+}
+
 /// Checks every join of an optimised plan; those of one with windows are checked when it is taken apart.
 ///
 /// # Errors
@@ -102,10 +134,14 @@ pub fn check(optimized: &LogicalPlan, windowed: bool) -> Result<()> {
         if refused.is_none() {
             refused = match node {
                 LogicalPlan::Join(join) if !windowed => refusal(join),
-                LogicalPlan::Extension(_) if !reads_stream(node) => Some((
-                    "windows over stored files".to_owned(),
-                    "store their result first: COPY (SELECT ...) TO 'path' in `tidemill query`",
-                )),
+                LogicalPlan::Extension(extension)
+                    if !reads_stream(node) && !extension.node.as_any().is::<AsofJoin>() =>
+                {
+                    Some((
+                        "windows over stored files".to_owned(),
+                        "store their result first: COPY (SELECT ...) TO 'path' in `tidemill query`",
+                    ))
+                }
                 _ => None,
             };
         }

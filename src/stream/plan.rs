@@ -151,7 +151,8 @@ impl QueryPlan {
             && let Some(Source { table, .. }) = without
         {
             return Err(Error::invalid(format!(
-                "the table {} has no WATERMARK, so nobody knows when a window, or what a row looks back to, is complete",
+                "the table {} has no WATERMARK, so nobody knows when a window, or what a row looks back to or is joined with, is \
+                 complete",
                 table.name
             ))
             .at(table.place.clone())

@@ -2,8 +2,9 @@
 
 use datafusion::{common::tree_node::TreeNodeRecursion, logical_expr::LogicalPlan};
 
-use super::scan::reads_stream;
+use super::{join, scan::reads_stream};
 use crate::{
+    asof::AsofJoin,
     catalog::{Emit, OutputMode},
     error::{Error, Result},
 };
@@ -82,7 +83,10 @@ pub fn refusal(node: &LogicalPlan) -> Option<(String, &'static str)> {
             "UNION ALL with the rows of stored files, which each batch would write again,",
             "unite them in `tidemill query`",
         ),
-        LogicalPlan::Extension(_) => BARE_WINDOW,
+        LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<AsofJoin>() {
+            Some(asof) => return join::asof_refusal(asof),
+            None => BARE_WINDOW,
+        },
         LogicalPlan::Subquery(_) => (
             "a subquery in an expression, which reads the stream,",
             "write the values: IN (1, 2, 3), or read a table of stored files in it",

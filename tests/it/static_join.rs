@@ -202,7 +202,7 @@ async fn what_gives_rows_of_the_files_is_refused() {
         ("SELECT symbol FROM symbols LEFT SEMI JOIN prices ON id = symbol", "gives rows of stored files"),
         ("SELECT id FROM prices WHERE id NOT IN (SELECT symbol FROM symbols)", "NOT IN"),
         ("SELECT id FROM prices UNION ALL SELECT symbol FROM symbols", "UNION ALL with the rows of stored files"),
-        ("SELECT a.id FROM prices a JOIN prices b ON a.id = b.id", "a join of two streams"),
+        ("SELECT a.id FROM prices a JOIN prices b ON a.id = b.id", "has no WATERMARK"),
         ("SELECT symbol FROM symbols", "no Kafka table"),
     ] {
         let job = job("id BIGINT, price DOUBLE", select);

@@ -6,7 +6,9 @@ use arrow::{array::BooleanArray, compute::filter_record_batch};
 use futures::TryStreamExt;
 
 use super::{
-    planner::{PlannedOperator, PlannedStages, StateRows},
+    planner::{PlannedOperator, PlannedStages},
+    slot::StateRows,
+    stages::Partners,
     update,
 };
 use crate::{
@@ -33,6 +35,27 @@ pub fn closing(
         operator.closing.put(rows);
     }
     Ok(released)
+}
+
+/// Gives a join the rows of one side that those of the other side may need. How many of them count no more as held,
+/// because the watermark has passed them, does not depend on whether anybody reads them.
+///
+/// # Errors
+/// The store's; `Corrupt`.
+pub async fn met(
+    operator: &PlannedOperator,
+    state: &OperatorState,
+    partners: &Partners,
+    (from_us, to_us): (i64, i64),
+) -> Result<Arc<AtomicU64>> {
+    if to_us <= from_us {
+        return Ok(Arc::default());
+    }
+    let scan = state.scan_partners(partners.times((from_us, to_us)));
+    operator.closing.put(Box::pin(futures::stream::try_unfold(scan, |mut scan| async move {
+        Ok(scan.next().await?.map(|batch| (batch, scan)))
+    })));
+    Ok(Arc::new(AtomicU64::new(state.released(from_us, to_us).await?)))
 }
 
 /// Gives the final aggregate the rows of the groups that are written though they may change; how many input rows leave

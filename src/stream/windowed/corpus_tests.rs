@@ -1,6 +1,7 @@
 //! Runs `tests/windows/*.slt`: the specification of windows over a stream, in the format of sqllogictest.
 //!
-//! A file is one stream. `JOB` and a job file's text start it; `BATCH (...), (...)` gives it one batch of records and
+//! A file is one stream. `JOB` and a job file's text start it; `BATCH (...), (...)` gives it one batch of records (of
+//! several tables `BATCH one: (...), (...); other: (...)`) and
 //! shows the rows of the windows that close with it; `IDLE 40s` lets time pass without any; `RESTART` brings everything
 //! back from the checkpoint; a batch without a row shows nothing; `LATE` shows what the last batch set aside, `STATE` how many input rows are held.
 
@@ -83,7 +84,7 @@ impl Running {
     }
 
     /// As the engine: the records, and then a batch without any if that closes windows.
-    async fn step(&mut self, records: Option<RecordBatch>) -> Result<Rows> {
+    async fn step(&mut self, records: Option<Vec<RecordBatch>>) -> Result<Rows> {
         self.late.clear();
         let mut shown = Vec::new();
         if let Some(records) = records {
@@ -92,7 +93,8 @@ impl Running {
         }
         let (emits, to_ms) = self.next();
         if self.state.would_give_rows(self.plan.emit, emits, Watermarks { from_ms: self.from_ms, to_ms })? {
-            let none = RecordBatch::new_empty(self.plan.sources[0].table.schema());
+            let sources = self.plan.sources.iter();
+            let none: Vec<_> = sources.map(|source| RecordBatch::new_empty(source.table.schema())).collect();
             shown.extend(self.run(&none, emits, to_ms).await?);
         }
         Ok(shown)
@@ -105,14 +107,15 @@ impl Running {
         (emits, to_ms)
     }
 
-    async fn run(&mut self, records: &RecordBatch, emits: bool, to_ms: i64) -> Result<Rows> {
+    async fn run(&mut self, records: &[RecordBatch], emits: bool, to_ms: i64) -> Result<Rows> {
         let watermarks = Watermarks { from_ms: self.from_ms, to_ms };
         let future_us = self.state.tracker.future_us(self.now_ms);
         let (late_in, mut late_out) = channel(100);
         let mut windowed = self.plan.windowed(self.now_ms, (watermarks, future_us), Some(late_in)).await?;
         windowed.planned.emits = emits;
-        let [scans] = &windowed.reads[..] else { return Err(Error::internal("one source is wanted")) };
-        scans.put(Run::default(), &records.project(&scans.projection)?)?;
+        for (scans, records) in windowed.reads.iter().zip(records) {
+            scans.put(Run::default(), &records.project(&scans.projection)?)?;
+        }
         let (owner, mut shown, mut written) = (format!("q-{}-run", self.batch), Vec::new(), 0);
         let absorbed = self.state.absorb(&windowed.planned, watermarks, &owner).await?;
         let mut stream = windowed.planned.rest()?;
@@ -132,24 +135,44 @@ impl Running {
         }
         self.saved = Some(self.state.save(self.batch, &owner).await?);
         self.state.committed().await?;
-        self.ledger +=
-            Ledger::of_stateful(Read { consumed: records.num_rows() as u64, ..Read::default() }, counts, written);
+        let consumed = records.iter().map(|records| records.num_rows() as u64).sum();
+        self.ledger += Ledger::of_stateful(Read { consumed, ..Read::default() }, counts, written);
         assert!(self.ledger.balances(), "{:?}", self.ledger);
         (self.from_ms, self.batch) = (to_ms, self.batch + 1);
         Ok(shown)
     }
 
-    /// What the reading thread does: one partition here.
-    fn observe(&mut self, records: &RecordBatch, future_us: i64) -> Result<()> {
-        let watermark = self.plan.sources[0].table.watermark.clone().filter(|_| self.plan.waits());
-        let Some(column) = watermark.map(|watermark| watermark.column) else { return Ok(()) };
-        let times = records.column_by_name(&column).ok_or_else(|| Error::internal("no event time"))?;
-        let newest_us = micros(times)?.iter().flatten().filter(|time| *time <= future_us).max();
-        if let Some(newest_us) = newest_us {
-            let time = PartitionTime { newest_us, active_ms: self.now_ms };
-            self.state.tracker.observe(0, &PartitionTimes::from([("t".to_owned(), [(0, time)].into())]));
+    /// What the reading threads do: one partition of each table here.
+    fn observe(&mut self, records: &[RecordBatch], future_us: i64) -> Result<()> {
+        for (source, records) in records.iter().enumerate() {
+            let watermark = self.plan.sources[source].table.watermark.clone().filter(|_| self.plan.waits());
+            let Some(column) = watermark.map(|watermark| watermark.column) else { continue };
+            let times = records.column_by_name(&column).ok_or_else(|| Error::internal("no event time"))?;
+            let newest_us = micros(times)?.iter().flatten().filter(|time| *time <= future_us).max();
+            if let Some(newest_us) = newest_us {
+                let time = PartitionTime { newest_us, active_ms: self.now_ms };
+                self.state.tracker.observe(source, &PartitionTimes::from([("t".to_owned(), [(0, time)].into())]));
+            }
         }
         Ok(())
+    }
+
+    /// The records of a batch: of the one table, or of each that is named.
+    async fn records(&self, text: &str) -> Result<Vec<RecordBatch>> {
+        let mut records = Vec::new();
+        for source in &self.plan.sources {
+            let schema = source.table.schema();
+            let name = format!("{}:", source.table.name);
+            let part = match text.split(';').find_map(|part| part.trim().strip_prefix(&name)) {
+                None if self.plan.sources.len() == 1 => Some(text),
+                part => part,
+            };
+            records.push(match part {
+                Some(part) => values(part, schema).await?,
+                None => RecordBatch::new_empty(schema),
+            });
+        }
+        Ok(records)
     }
 }
 
@@ -188,7 +211,7 @@ impl AsyncDB for Corpus {
         let rows = match word {
             "BATCH" => {
                 running.now_ms += 1_000;
-                let records = values(rest, running.plan.sources[0].table.schema()).await?;
+                let records = running.records(rest).await?;
                 running.step(Some(records)).await?
             }
             "IDLE" => {

@@ -16,7 +16,10 @@ mod closing;
 mod distinct;
 mod emission;
 mod exec;
+mod extensions;
 mod guard;
+mod interval;
+mod join_cut;
 mod keys;
 mod late;
 mod merge;
@@ -25,10 +28,12 @@ mod open;
 mod over;
 mod over_cut;
 mod planner;
+mod refusals;
 mod replayable;
 mod run;
 mod samples;
 mod sieve;
+mod slot;
 mod source;
 mod stages;
 mod update;
@@ -39,14 +44,19 @@ pub use keys::{check_fields, check_sink};
 pub use late::LateRows;
 pub use open::Windows;
 pub use planner::{PlannedStages, plan};
+pub use refusals::check;
 pub use replayable::Replayable;
 pub use run::{OperatorCounts, QueryState, Watermarks, stage_us};
 pub use sieve::LATE;
-pub use stages::{Stages, check, needs_state, split};
+pub use stages::{Stages, needs_state, split};
 pub use update::grows;
 
 #[cfg(test)]
+mod asof_tests;
+#[cfg(test)]
 mod corpus_tests;
+#[cfg(test)]
+mod interval_tests;
 #[cfg(test)]
 mod join_tests;
 #[cfg(test)]

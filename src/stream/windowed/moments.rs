@@ -17,9 +17,9 @@ use datafusion::{
 
 use super::{
     emission::Emission,
+    extensions::{StagePlanner, physical},
     late::LateRows,
     over::{Looks, Rank, RowTime, due_field},
-    planner::{StagePlanner, physical},
     sieve::{Aside, Reason, Sieve, SortOut, picked},
 };
 use crate::{
@@ -36,6 +36,8 @@ pub struct KeptRows {
     /// What rows have in common that look at each other, over the columns of the state.
     pub keys: Vec<RowKeys>,
     looks: Looks,
+    /// They are the other side of a join.
+    partners: bool,
     input: DFSchema,
     state: Arc<SessionState>,
 }
@@ -53,17 +55,27 @@ impl KeptRows {
                 keys.push(exprs.collect::<datafusion::common::Result<Vec<_>>>()?);
             }
         }
-        Ok(Self { keys, looks: looks.clone(), input: input.clone(), state: Arc::new(state.clone()) })
+        let (input, state) = (input.clone(), Arc::new(state.clone()));
+        Ok(Self { keys, looks: looks.clone(), partners: false, input, state })
+    }
+
+    /// For rows of `input` that others are joined with.
+    pub fn partners(input: &DFSchema, looks: &Looks, state: &SessionState) -> Self {
+        let (input, state) = (input.clone(), Arc::new(state.clone()));
+        Self { keys: Vec::new(), looks: looks.clone(), partners: true, input, state }
     }
 
     /// `schema` is that of the state: the input's columns, then the event time.
     pub fn layout(&self, schema: &SchemaRef, behind_us: i64) -> StateLayout {
         let mut fields = self.input.as_arrow().fields().to_vec();
-        fields.push(Arc::new(due_field()));
+        if !self.partners {
+            fields.push(Arc::new(due_field()));
+        }
         let labels = Labels::Moments(Moments {
             ahead_us: self.looks.ahead_us,
             within_us: self.looks.within_us,
             always: self.looks.always(),
+            partners: self.partners,
             emitted: Arc::new(Schema::new(fields)),
         });
         let moment = schema.fields().len() - 1;

@@ -65,6 +65,18 @@ pub struct Looks {
 }
 
 impl Looks {
+    /// For rows that wait until the watermark has passed column `time` by `ahead_us`, and look at no others.
+    pub fn waiting(time: usize, schema: &DFSchema, ahead_us: i64) -> Self {
+        let time_name = schema.field(time).name().clone();
+        Self { time: RowTime::Column(time), time_name, looks: Vec::new(), within_us: 0, ahead_us }
+    }
+
+    /// For rows that others look at for `within_us` after, by column `time`; of those with equal keys the newest for
+    /// ever, if there is a `newest`.
+    pub fn looked_at(time: usize, schema: &DFSchema, within_us: i64, newest: Option<Look>) -> Self {
+        Self { looks: newest.into_iter().collect(), within_us, ..Self::waiting(time, schema, 0) }
+    }
+
     /// Does any row need rows that are older than a fixed time?
     pub fn always(&self) -> bool {
         self.looks.iter().any(|look| look.last > 0 || look.first != Rank::None)
@@ -279,26 +291,36 @@ fn count(value: &ScalarValue) -> Option<u64> {
     }
 }
 
-/// An interval in microseconds, rather too long than too short: a month has 31 days, a day 25 hours.
+/// An interval in microseconds that is not negative, rather too long than too short.
 fn micros_at_most(value: &ScalarValue) -> Option<i64> {
-    let months = |months: i32| i64::from(months).checked_mul(31 * DAY_US);
-    let days = |days: i32| i64::from(days).checked_mul(DAY_US + DAY_US / 24);
-    let nanos = |nanos: i64| nanos.checked_add(999).map(|nanos| nanos.div_euclid(1000));
-    let micros = match value {
+    micros_between(value).map(|(_, most)| most).filter(|micros| *micros >= 0)
+}
+
+/// How long an interval is at least and at most, microseconds: a month has 28 to 31 days, a day 23 to 25 hours.
+pub fn micros_between(value: &ScalarValue) -> Option<(i64, i64)> {
+    let between = |count: i32, shortest: i64, longest: i64| {
+        let (a, b) = (i64::from(count).checked_mul(shortest)?, i64::from(count).checked_mul(longest)?);
+        Some((a.min(b), a.max(b)))
+    };
+    let months = |months: i32| between(months, 28 * DAY_US, 31 * DAY_US);
+    let days = |days: i32| between(days, DAY_US - DAY_US / 24, DAY_US + DAY_US / 24);
+    let nanos = |nanos: i64| (nanos.div_euclid(1000), nanos.saturating_add(999).div_euclid(1000));
+    let exactly = |micros: i64| (micros, micros);
+    let sum = |a: (i64, i64), b: (i64, i64)| Some((a.0.checked_add(b.0)?, a.1.checked_add(b.1)?));
+    match value {
         ScalarValue::IntervalMonthDayNano(Some(it)) => {
-            months(it.months)?.checked_add(days(it.days)?)?.checked_add(nanos(it.nanoseconds)?)?
+            sum(sum(months(it.months)?, days(it.days)?)?, nanos(it.nanoseconds))
         }
         ScalarValue::IntervalDayTime(Some(it)) => {
-            days(it.days)?.checked_add(i64::from(it.milliseconds).checked_mul(1000)?)?
+            sum(days(it.days)?, exactly(i64::from(it.milliseconds).checked_mul(1000)?))
         }
-        ScalarValue::IntervalYearMonth(Some(it)) => months(*it)?,
-        ScalarValue::DurationSecond(Some(it)) => it.checked_mul(1_000_000)?,
-        ScalarValue::DurationMillisecond(Some(it)) => it.checked_mul(1000)?,
-        ScalarValue::DurationMicrosecond(Some(it)) => *it,
-        ScalarValue::DurationNanosecond(Some(it)) => nanos(*it)?,
-        _ => return None,
-    };
-    (micros >= 0).then_some(micros)
+        ScalarValue::IntervalYearMonth(Some(it)) => months(*it),
+        ScalarValue::DurationSecond(Some(it)) => it.checked_mul(1_000_000).map(exactly),
+        ScalarValue::DurationMillisecond(Some(it)) => it.checked_mul(1000).map(exactly),
+        ScalarValue::DurationMicrosecond(Some(it)) => Some(exactly(*it)),
+        ScalarValue::DurationNanosecond(Some(it)) => Some(nanos(*it)),
+        _ => None,
+    }
 }
 
 /// The bounds that a filter puts on columns: those that must be at most so much.

@@ -9,9 +9,11 @@ use datafusion::{
 
 use super::{
     emission::Emission,
-    over::{DUE, Looks, due_field, ranked_by, upper_bounds},
+    join_cut::check_time,
+    over::{DUE, Looks, RowTime, due_field, ranked_by, upper_bounds},
+    refusals::{is_per_window, keep_apart},
     source::window_of,
-    stages::{Kept, Operator, feeds, is_per_window, keep_apart, list},
+    stages::{Kept, Operator, feeds, list},
 };
 use crate::{
     error::{Error, Result},
@@ -41,13 +43,14 @@ pub fn cut_window(window: &Window, operators: &mut Vec<Operator>) -> Result<Opti
         return Ok(None);
     }
     let before = match feeding[..] {
-        [before] if !matches!(before.kept, Kept::Rows(_)) => Some(before),
+        [before] if !matches!(before.kept, Kept::Rows(_) | Kept::Partners(_)) => Some(before),
         _ => None,
     };
     let (index, behind_us) = (operators.len(), behind_us(&window.input, operators));
     let plan = LogicalPlan::clone(&window.input);
     if let Some(assign) = assign {
         assign.check_time()?;
+        check_time(assign.input(), assign.time(), operators)?;
         let spec = assign.spec()?;
         let bounds = (window_column(schema.fields(), WINDOW_START), window_column(schema.fields(), WINDOW_END));
         let (true, (Some(start), Some(end))) = (partitions.iter().all(|keys| keep_apart(keys, schema, &spec)), bounds)
@@ -68,13 +71,19 @@ pub fn cut_window(window: &Window, operators: &mut Vec<Operator>) -> Result<Opti
         return Ok(Some(above));
     }
     let looks = Looks::new(&window.window_expr, schema, before.and_then(|before| before.spec.as_ref()))?;
+    if let RowTime::Column(time) = looks.time {
+        check_time(&window.input, &Column::from(schema.qualified_field(time)), operators)?;
+    }
     let emission = Emission::plan(index, Arc::new(with_due(schema)?));
     let name =
         format!("rows for OVER (PARTITION BY {})", partitions.first().map_or_else(String::new, |keys| list(keys)));
-    // A moment, so that a row is late once the watermark has passed it.
-    let spec = Some(WindowSpec::new(WindowKind::Tumble, 1, 0, None)?);
-    operators.push(Operator::new((plan, spec, Kept::Rows(looks)), behind_us, name, operators));
+    operators.push(Operator::new((plan, Some(moment()?), Kept::Rows(looks)), behind_us, name, operators));
     over_due(window, emission).map(Some)
+}
+
+/// The window of a single row: it is late once the watermark has passed it.
+pub fn moment() -> Result<WindowSpec> {
+    WindowSpec::new(WindowKind::Tumble, 1, 0, None)
 }
 
 /// The window functions over `input`, and then only the rows that are given out, with the columns of `window`.
@@ -118,7 +127,7 @@ fn emission_below(mut plan: &LogicalPlan) -> Option<usize> {
     }
 }
 
-fn with_due(schema: &DFSchema) -> Result<DFSchema> {
+pub fn with_due(schema: &DFSchema) -> Result<DFSchema> {
     let mut fields: Vec<_> = schema.iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
     fields.push((None, Arc::new(due_field())));
     Ok(DFSchema::new_with_metadata(fields, schema.metadata().clone())?)

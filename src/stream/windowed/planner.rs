@@ -5,50 +5,37 @@
 //! state out of many. Single rows are kept as they are, by `moments.rs`.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
-use async_trait::async_trait;
-use datafusion::catalog::Session;
 use datafusion::{
-    common::{Result as DataFusionResult, plan_err},
     execution::{SessionState, TaskContext},
-    logical_expr::{LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
     physical_plan::{
         EmptyRecordBatchStream, ExecutionPlan, ExecutionPlanProperties, SendableRecordBatchStream,
         aggregates::{AggregateExec, AggregateMode},
         coalesce_partitions::CoalescePartitionsExec,
         execute_stream,
-        stream::RecordBatchStreamAdapter,
-        streaming::{PartitionStream, StreamingTableExec},
     },
-    physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
 };
 
 use super::{
-    assign::Assign,
-    emission::Emission,
-    guard::{KnownSessions, SessionGuardExec},
+    extensions::{Assigning, StagePlanner, physical},
+    guard::KnownSessions,
     late::LateRows,
     merge::{SessionMergeExec, Wanted},
     moments::{KeptRows, Moment},
     over::Looks,
     run::Watermarks,
     sieve::{Bounds, Sieve, SieveExec},
-    source::SessionKeys,
-    stages::{Kept, KeptAggregate, Operator, Stages},
+    slot::{Slot, StateRows, from_slot},
+    stages::{Kept, KeptAggregate, Operator, Partners, Stages},
 };
 use crate::{
     catalog::{Emit, OutputMode},
     error::{Error, Result},
     state::{Labels, RowKeys, SessionPieces, StateLayout},
-    window::{SessionAssign, WindowAssign, WindowExtensions, WindowSpec},
 };
-
-/// Rows of state for the scan of a plan.
-pub type StateRows = std::pin::Pin<Box<dyn futures::Stream<Item = Result<RecordBatch>> + Send>>;
 
 /// One operator of a batch.
 #[derive(Debug)]
@@ -77,6 +64,7 @@ enum Work {
     Aggregate(Arc<AggregateExec>),
     InWindows,
     Rows(KeptRows),
+    Partners(KeptRows, Partners),
 }
 
 /// The plans of one batch.
@@ -152,7 +140,15 @@ pub async fn plan(
         let mut planned = match &operator.kept {
             Kept::Aggregate(kept) => take_apart(operator, kept, (known, bounds), &physical)?,
             Kept::InWindows { start, end } => keep_in_windows(operator, (*start, *end), bounds, physical),
-            Kept::Rows(looks) => keep_rows(operator, looks, (bounds, late), &physical, state)?,
+            Kept::Rows(looks) => {
+                let rows = KeptRows::new(operator.plan.schema(), looks, state)?;
+                keep_rows(operator, (looks, Work::Rows(rows)), (bounds, late), &physical)?
+            }
+            Kept::Partners(partners) => {
+                let rows = KeptRows::partners(operator.plan.schema(), &partners.looks, state);
+                let work = Work::Partners(rows, partners.clone());
+                keep_rows(operator, (&partners.looks, work), (bounds, late), &physical)?
+            }
         };
         let emission = planned.finish(stages.emit.mode)?;
         planned.emission = Some(Arc::clone(&emission));
@@ -171,7 +167,7 @@ fn assigning(operator: &Operator, bounds: Bounds, known: &Arc<KnownSessions>) ->
     let (labels, session) = match &operator.kept {
         Kept::Aggregate(kept) => (labels(operator, kept), kept.session.clone()),
         Kept::InWindows { .. } => (Labels::Windows, None),
-        Kept::Rows(_) => return None,
+        Kept::Rows(_) | Kept::Partners(_) => return None,
     };
     Some(Assigning { labels, bounds, spec: operator.spec?, session, known: Arc::clone(known) })
 }
@@ -183,15 +179,6 @@ fn labels(operator: &Operator, kept: &KeptAggregate) -> Labels {
         None if kept.panes => Labels::Panes(spec),
         None => Labels::Windows,
     }
-}
-
-pub(super) async fn physical(
-    plan: &LogicalPlan,
-    state: &SessionState,
-    stage: StagePlanner,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(stage)]);
-    Ok(planner.create_physical_plan(plan, state).await?)
 }
 
 fn take_apart(
@@ -248,12 +235,10 @@ fn keep_in_windows(
 
 fn keep_rows(
     operator: &Operator,
-    looks: &Looks,
+    (looks, work): (&Looks, Work),
     (bounds, late): (Bounds, Arc<LateRows>),
     physical: &Arc<dyn ExecutionPlan>,
-    state: &SessionState,
 ) -> Result<PlannedOperator> {
-    let rows = KeptRows::new(operator.plan.schema(), looks, state)?;
     let spec = operator.spec.ok_or_else(|| Error::internal("rows without a window"))?;
     let sieve = Sieve::new(&physical.schema(), 0, spec, bounds);
     // The branches of a UNION ALL are partitions, which the optimiser does not see from here.
@@ -263,8 +248,11 @@ fn keep_rows(
     };
     let moment = Moment::new(&physical.schema(), looks.time, sieve);
     let partial = SieveExec::new(input, Arc::new(moment), late);
+    let (Work::Rows(rows) | Work::Partners(rows, _)) = &work else {
+        return Err(Error::internal("single rows are kept in another way"));
+    };
     let layout = rows.layout(&partial.schema(), operator.behind_us);
-    Ok(planned(operator, Arc::new(partial), layout, bounds, Work::Rows(rows)))
+    Ok(planned(operator, Arc::new(partial), layout, bounds, work))
 }
 
 fn planned(
@@ -293,14 +281,24 @@ impl PlannedOperator {
     pub fn row_keys(&self) -> Option<Vec<RowKeys>> {
         match &self.work {
             Work::Rows(rows) => Some(rows.keys.clone()),
-            Work::Aggregate(_) | Work::InWindows => None,
+            Work::Aggregate(_) | Work::InWindows | Work::Partners(..) => None,
+        }
+    }
+
+    /// Which rows the other side of a join may need, if it is one.
+    pub fn partners(&self) -> Option<&Partners> {
+        match &self.work {
+            Work::Partners(_, partners) => Some(partners),
+            Work::Aggregate(_) | Work::InWindows | Work::Rows(_) => None,
         }
     }
 
     /// From rows of state to the operator's rows.
     fn finish(&self, mode: OutputMode) -> Result<Arc<dyn ExecutionPlan>> {
         match (&self.work, &self.layout.labels) {
-            (Work::Rows(_), Labels::Moments(moments)) => return from_slot(&moments.emitted, &self.closing),
+            (Work::Rows(_) | Work::Partners(..), Labels::Moments(moments)) => {
+                return from_slot(&moments.emitted, &self.closing);
+            }
             (Work::Aggregate(_), _) => {}
             _ => return from_slot(&self.layout.schema, &self.closing),
         }
@@ -326,7 +324,7 @@ impl PlannedOperator {
         match &self.work {
             Work::Aggregate(_) => self.reduced(rows, Wanted::All),
             Work::InWindows => whole(rows),
-            Work::Rows(kept) => kept.reduce(whole(rows)?, watermark_us).await,
+            Work::Rows(kept) | Work::Partners(kept, _) => kept.reduce(whole(rows)?, watermark_us).await,
         }
     }
 
@@ -361,130 +359,5 @@ impl PlannedOperator {
             rows,
             whole.input_schema(),
         )?))
-    }
-}
-
-fn from_slot(schema: &SchemaRef, slot: &Arc<Slot>) -> Result<Arc<dyn ExecutionPlan>> {
-    let partition = StateStream { schema: Arc::clone(schema), slot: Arc::clone(slot) };
-    let schema = Arc::clone(schema);
-    Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, [], false, None)?))
-}
-
-/// Holds the rows of a scan until it is executed.
-#[derive(Default)]
-pub struct Slot(Mutex<Option<StateRows>>);
-
-impl std::fmt::Debug for Slot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Slot")
-    }
-}
-
-impl Slot {
-    fn take(&self) -> Option<StateRows> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Has no plan read the rows?
-    pub fn is_unread(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    /// For the next execution.
-    pub fn put(&self, rows: StateRows) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(rows);
-    }
-}
-
-#[derive(Debug)]
-struct StateStream {
-    schema: SchemaRef,
-    slot: Arc<Slot>,
-}
-
-impl PartitionStream for StateStream {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        use futures::StreamExt;
-        // Not before they are asked for: a join with nothing leaves its other side alone.
-        let slot = Arc::clone(&self.slot);
-        let rows = futures::stream::once(async move { slot.take() }).flat_map(futures::stream::iter).flatten();
-        let rows = rows.map(|batch: Result<RecordBatch>| batch.map_err(Into::into));
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
-    }
-}
-
-/// Plans the nodes that only streams have, or that streams run in another way.
-pub(super) struct StagePlanner {
-    /// Of the operators before.
-    pub emissions: Vec<Arc<dyn ExecutionPlan>>,
-    pub assign: Option<Assigning>,
-    pub late: Arc<LateRows>,
-}
-
-/// The one window of a stage.
-pub(super) struct Assigning {
-    labels: Labels,
-    bounds: Bounds,
-    spec: WindowSpec,
-    session: Option<SessionKeys>,
-    known: Arc<KnownSessions>,
-}
-
-#[async_trait]
-impl ExtensionPlanner for StagePlanner {
-    async fn plan_extension(
-        &self,
-        planner: &dyn PhysicalPlanner,
-        node: &dyn UserDefinedLogicalNode,
-        logical_inputs: &[&LogicalPlan],
-        physical_inputs: &[Arc<dyn ExecutionPlan>],
-        session: &dyn Session,
-        context: &PhysicalPlanningContext,
-    ) -> DataFusionResult<Option<Arc<dyn ExecutionPlan>>> {
-        if let Some(emission) = node.as_any().downcast_ref::<Emission>() {
-            return Ok(self.emissions.get(emission.index).cloned());
-        }
-        let (window, sessions) = (node.as_any().downcast_ref(), node.as_any().downcast_ref());
-        if window.is_none() && sessions.is_none() {
-            return Ok(None);
-        }
-        let (Some(assign), [input]) = (&self.assign, physical_inputs) else {
-            return plan_err!("a window without an aggregate over it");
-        };
-        if let Some(window) = window {
-            return Ok(Some(self.windows(window, assign, input)?));
-        }
-        let Some(sessions) = sessions else { return Ok(None) };
-        let sessions: &SessionAssign = sessions;
-        let schema = sessions.input.schema();
-        let keys = assign.session.iter().flat_map(|keys| &keys.exprs);
-        let keys = keys.map(|key| planner.create_physical_expr(key, schema, session, context));
-        let keys = keys.collect::<DataFusionResult<Vec<_>>>()?;
-        let time = schema.index_of_column(&sessions.time)?;
-        let sieve = Sieve::new(&input.schema(), time, assign.spec, assign.bounds);
-        let (known, late) = (Arc::clone(&assign.known), Arc::clone(&self.late));
-        let guarded: Arc<dyn ExecutionPlan> =
-            Arc::new(SessionGuardExec::new(Arc::clone(input), sieve, keys, known, late));
-        // Within a batch rows are put into sessions as those of a table are.
-        WindowExtensions.plan_extension(planner, node, logical_inputs, &[guarded], session, context).await
-    }
-}
-
-impl StagePlanner {
-    fn windows(
-        &self,
-        window: &WindowAssign,
-        assign: &Assigning,
-        input: &Arc<dyn ExecutionPlan>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let time = window.input.schema().index_of_column(&window.time)?;
-        let schema = Arc::clone(window.schema().inner());
-        let sieve = Sieve::new(&input.schema(), time, window.spec, assign.bounds);
-        let assign = Assign::new(window.kept(), sieve, assign.labels.clone(), schema);
-        Ok(Arc::new(SieveExec::new(Arc::clone(input), Arc::new(assign), Arc::clone(&self.late))))
     }
 }

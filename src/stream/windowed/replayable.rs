@@ -60,10 +60,10 @@ impl Stages {
             let source = match &operator.kept {
                 Kept::Aggregate(_) => source_window(&operator.plan),
                 Kept::InWindows { .. } => window_of(&operator.plan),
-                Kept::Rows(_) => {
+                Kept::Rows(_) | Kept::Partners(_) => {
                     return Err(Error::unsupported(
-                        "replaying late rows of a query with OVER or DISTINCT across windows or single rows: a row \
-                         changes what is written for later ones",
+                        "replaying late rows of a query with OVER, DISTINCT or JOIN across windows or single rows: a row \
+                         changes what is written for others",
                     )
                     .help("run the INSERT's SELECT with `tidemill query --job`: it gives all rows as they would be"));
                 }

@@ -13,9 +13,10 @@ use datafusion::physical_plan::execute_stream;
 use futures::{StreamExt, future::try_join_all};
 
 use super::{
-    closing::{changing, closing, live, pieces, starting},
-    planner::{PlannedOperator, PlannedStages, StateRows},
+    closing::{changing, closing, live, met, pieces, starting},
+    planner::{PlannedOperator, PlannedStages},
     sieve::Bounds,
+    slot::StateRows,
 };
 use crate::{
     catalog::OutputMode,
@@ -334,6 +335,9 @@ impl FileNames {
 
 /// Lets windows close whose rows nobody has asked for: what they release is counted all the same.
 async fn count_unread(operator: &PlannedOperator, planned: &PlannedStages) -> Result<()> {
+    if operator.partners().is_some() {
+        return Ok(());
+    }
     if let Some(emission) = operator.emission.as_ref().filter(|_| operator.closing.is_unread()) {
         let mut rows = execute_stream(Arc::clone(emission), Arc::clone(&planned.task))?;
         while let Some(batch) = rows.next().await {
@@ -363,9 +367,12 @@ async fn take_in(
         update_ms: step.elapsed_ms(),
         ..OperatorCounts::default()
     };
-    let released = match planned.emit.mode {
-        OutputMode::Append => closing(operator, state, (from_us, to_us))?,
-        OutputMode::Update | OutputMode::Complete => changing(operator, state, planned, (from_us, to_us)).await?,
+    let released = match (planned.emit.mode, operator.partners()) {
+        (_, Some(partners)) => met(operator, state, partners, (from_us, to_us)).await?,
+        (OutputMode::Append, None) => closing(operator, state, (from_us, to_us))?,
+        (OutputMode::Update | OutputMode::Complete, None) => {
+            changing(operator, state, planned, (from_us, to_us)).await?
+        }
     };
     Ok((held, released))
 }

@@ -4,35 +4,34 @@
 //! close, which are complete, or over the rows that the watermark has passed. So what stands above an aggregate may be
 //! anything that treats each window by itself.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::{
     common::{
-        Column, DFSchema,
+        Column,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     functions_aggregate::expr_fn::count,
-    logical_expr::{Aggregate, Expr, Join, LogicalPlan, LogicalPlanBuilder, lit},
+    logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, lit},
 };
 
 use super::{
     emission::Emission,
-    late::{self, LateShape, late_schema},
+    join_cut::{check_time, cut_asof, cut_join},
+    late::{LateShape, late_schema},
     over::Looks,
     over_cut::{behind_us, bound_ranks, cut_window},
+    refusals::has_mark,
     source::{SessionKeys, Source, looks_at_windows, session_keys, source_window, window_column, window_of},
     update,
 };
 use crate::{
+    asof::AsofJoin,
     catalog::{Emit, OutputMode},
     error::{Error, Result},
-    stream::{
-        join,
-        scan::{reads_stream, stream_table},
-        stateless,
-    },
-    window::{EVENT_TIME_KEY, WINDOW_END, WINDOW_START, WindowKind, WindowSpec, is_window},
+    stream::scan::reads_stream,
+    window::{EVENT_TIME_KEY, WINDOW_END, WINDOW_START, WindowKind, WindowSpec},
 };
 
 /// The hidden aggregate that counts input rows.
@@ -78,8 +77,29 @@ pub enum Kept {
         start: usize,
         end: usize,
     },
-    /// Single rows, for an OVER across them.
+    /// Single rows that wait: for an OVER across them, or for their partners of a join.
     Rows(Looks),
+    /// Single rows that others are joined with.
+    Partners(Partners),
+}
+
+/// The rows of one side of a join, which those of the other side wait for.
+#[derive(Debug, Clone)]
+pub struct Partners {
+    /// How long they are kept.
+    pub looks: Looks,
+    /// The oldest that may be needed when the watermark was at a moment before: so long after that; `None`: however old.
+    pub since_us: Option<i64>,
+    /// The newest, after the moment at which the watermark is then.
+    pub until_us: i64,
+}
+
+impl Partners {
+    /// The event times of what may be needed when the watermark goes from `from_us` to `to_us`, both included.
+    pub fn times(&self, (from_us, to_us): (i64, i64)) -> (i64, i64) {
+        let since_us = self.since_us.map_or(i64::MIN, |since_us| from_us.saturating_add(since_us));
+        (since_us, to_us.saturating_add(self.until_us))
+    }
 }
 
 /// An `Aggregate`, over a `WindowAssign` or `SessionAssign` if it has windows; its last aggregate counts the input rows.
@@ -105,6 +125,9 @@ impl Stages {
                 Kept::Aggregate(_) => plan.to_string(),
                 Kept::InWindows { .. } => format!("Rows: in windows\n{plan}"),
                 Kept::Rows(looks) => format!("{}\n{plan}", looks.signature()),
+                Kept::Partners(Partners { looks, since_us, until_us }) => {
+                    format!("Partners: {} from {since_us:?} to {until_us} us\n{plan}", looks.signature())
+                }
             }
         };
         self.operators.iter().map(sign).collect()
@@ -167,10 +190,10 @@ impl Operator {
     }
 
     /// The rows that can be late.
-    fn late_input(&self) -> Option<SchemaRef> {
+    pub fn late_input(&self) -> Option<SchemaRef> {
         let rows = |assign: Source| Arc::clone(assign.input().schema().inner());
         match &self.kept {
-            Kept::Rows(_) => Some(Arc::clone(self.plan.schema().inner())),
+            Kept::Rows(_) | Kept::Partners(_) => Some(Arc::clone(self.plan.schema().inner())),
             Kept::Aggregate(_) => match source_window(&self.plan) {
                 Some(assign) => Some(rows(assign)),
                 // Without a window nothing is late.
@@ -192,6 +215,8 @@ impl Operator {
                 size_us.saturating_add(size_us / 24).saturating_add(1_000)
             }
             Kept::Rows(looks) => looks.ahead_us,
+            // The rows of a join come when those that wait do.
+            Kept::Partners(_) => 0,
         };
         self.behind_us.saturating_add(behind_us)
     }
@@ -207,6 +232,11 @@ pub fn needs_state(plan: &LogicalPlan, mode: OutputMode) -> Result<bool> {
         Ok(match node {
             LogicalPlan::Aggregate(_) => source_window(node).is_some() || (changes && reads_stream(node)),
             LogicalPlan::Window(_) => !changes && reads_stream(node),
+            LogicalPlan::Join(join) => !changes && reads_stream(&join.left) && reads_stream(&join.right),
+            LogicalPlan::Extension(extension) => {
+                let asof = extension.node.as_any().downcast_ref::<AsofJoin>();
+                !changes && asof.is_some_and(|asof| reads_stream(&asof.left) && reads_stream(&asof.right))
+            }
             _ => false,
         })
     })?)
@@ -224,6 +254,15 @@ pub fn split(plan: LogicalPlan, emit: Emit, waits: bool) -> Result<Stages> {
                 let above = cut_window(window, &mut operators)?;
                 return Ok(above.map_or_else(|| Transformed::no(node), Transformed::yes));
             }
+            LogicalPlan::Join(join) if emit.mode == OutputMode::Append => {
+                let above = cut_join(join, &mut operators)?;
+                return Ok(above.map_or_else(|| Transformed::no(node), Transformed::yes));
+            }
+            LogicalPlan::Extension(extension) if emit.mode == OutputMode::Append => {
+                let asof = extension.node.as_any().downcast_ref::<AsofJoin>();
+                let above = asof.map(|asof| cut_asof(asof, &mut operators)).transpose()?.flatten();
+                return Ok(above.map_or_else(|| Transformed::no(node), Transformed::yes));
+            }
             LogicalPlan::Filter(filter) => bound_ranks(filter, &mut operators),
             _ => {}
         }
@@ -235,6 +274,7 @@ pub fn split(plan: LogicalPlan, emit: Emit, waits: bool) -> Result<Stages> {
             Some(assign) => {
                 if waits {
                     assign.check_time()?;
+                    check_time(assign.input(), assign.time(), &operators)?;
                 }
                 cut(aggregate, &assign, (index, behind_us), &operators)?
             }
@@ -324,141 +364,4 @@ pub fn with_row_count(aggregate: &Aggregate, groups: Vec<Expr>) -> Result<Aggreg
 /// Expressions with commas between them.
 pub fn list(exprs: &[Expr]) -> String {
     exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// Refuses what cannot be answered once per closed window, or row by row.
-///
-/// # Errors
-/// `Unsupported`, naming the operation and what to do instead.
-pub fn check(stages: &Stages) -> Result<()> {
-    let mode = stages.emit.mode;
-    if mode != OutputMode::Append {
-        update::check(stages)?;
-    }
-    let before = |feeds: &[usize]| feeds.iter().filter_map(|at| stages.operators.get(*at)).collect::<Vec<_>>();
-    for operator in &stages.operators {
-        let below = match &operator.plan {
-            LogicalPlan::Aggregate(aggregate) => &aggregate.input,
-            plan => plan,
-        };
-        if let Kept::Rows(looks) = &operator.kept {
-            looks.check()?;
-        }
-        if let Some(input) = operator.late_input().filter(|_| operator.depth == 0) {
-            late::check_names(&input)?;
-        }
-        let before = before(&operator.feeds);
-        check_part(below, &|node| refusal(node, &before, stages))?;
-    }
-    let assigns = |node: &LogicalPlan| Ok(Source::of(node).is_some());
-    if stages.rest.exists(assigns)? {
-        return Err(
-            Error::unsupported(format!("{} over a stream", stateless::BARE_WINDOW.0)).help(stateless::BARE_WINDOW.1)
-        );
-    }
-    let last = before(&stages.feeds());
-    let above = |node: &LogicalPlan| match mode {
-        OutputMode::Append => refusal(node, &last, stages),
-        OutputMode::Update | OutputMode::Complete => update::refusal(node, mode),
-    };
-    check_part(&stages.rest, &above)?;
-    let is_table = |node: &LogicalPlan| Ok(stream_table(node).is_some());
-    let mixed = stages.operators.iter().filter(|operator| !operator.feeds.is_empty());
-    for part in mixed.map(|operator| &operator.plan).chain([&stages.rest]) {
-        if part.exists(is_table)? {
-            return Err(Error::unsupported("rows of a stream together with the rows of windows")
-                .help("group the rows by windows too, or write one INSERT for each"));
-        }
-    }
-    Ok(())
-}
-
-/// What is refused, and what to do instead.
-type Refusal = Option<(String, &'static str)>;
-
-fn check_part(plan: &LogicalPlan, refusal: &dyn Fn(&LogicalPlan) -> Refusal) -> Result<()> {
-    let mut refused = None;
-    plan.apply_with_subqueries(|node| {
-        if refused.is_none() {
-            refused = refusal(node);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    match refused {
-        Some((what, help)) => Err(Error::unsupported(format!("{what} over a stream")).help(help)),
-        None => Ok(()),
-    }
-}
-
-fn refusal(node: &LogicalPlan, before: &[&Operator], stages: &Stages) -> Refusal {
-    const GROUP: &str = "group by window_start and window_end too: FROM TUMBLE(table, time, INTERVAL '1 minute')";
-    match node {
-        // Of stored files.
-        node if !reads_stream(node) => None,
-        LogicalPlan::Extension(_) => None,
-        LogicalPlan::Join(join) => match (feeds(&join.left), feeds(&join.right)) {
-            (left, right) if left.is_empty() || right.is_empty() => join::refusal(join),
-            (left, right) => join_refusal(join, left.into_iter().chain(right), stages),
-        },
-        LogicalPlan::Aggregate(aggregate) if is_per_window(&aggregate.group_expr, node, before) => None,
-        LogicalPlan::Aggregate(_) if !before.is_empty() => {
-            Some(("an aggregate over more than one window".to_owned(), GROUP))
-        }
-        // Where it is cut it is looked at.
-        LogicalPlan::Window(_) if !before.is_empty() => None,
-        other => stateless::refusal(other),
-    }
-}
-
-/// A join of the rows of windows is complete if each row's partners close with it.
-fn join_refusal(
-    join: &Join,
-    operators: impl Iterator<Item = usize>,
-    stages: &Stages,
-) -> Option<(String, &'static str)> {
-    const STORED: &str = "their rows come at different times: join the stored results with `tidemill query`";
-    let operators: Vec<&Operator> = operators.filter_map(|at| stages.operators.get(at)).collect();
-    if operators.iter().any(|operator| matches!(operator.kept, Kept::Rows(_))) {
-        return Some(("a join of rows after an OVER across them".to_owned(), STORED));
-    }
-    let behind: BTreeSet<i64> = operators.iter().map(|operator| operator.behind_us).collect();
-    if behind.len() > 1 {
-        return Some(("a join of windows with windows over windows".to_owned(), STORED));
-    }
-    let is_end = |expr: &Expr, side: &LogicalPlan| has_mark(expr, side.schema(), WINDOW_END);
-    if join.on.iter().any(|(left, right)| is_end(left, &join.left) && is_end(right, &join.right)) {
-        return None;
-    }
-    Some((
-        "a join of windows whose ends are not compared".to_owned(),
-        "join them USING (window_start, window_end, ...) or ON a.window_end = b.window_end: both sides close together then",
-    ))
-}
-
-/// Is the expression a column with the window's start, or its end?
-fn has_mark(expr: &Expr, schema: &DFSchema, which: &str) -> bool {
-    match expr {
-        Expr::Column(column) => schema.index_of_column(column).is_ok_and(|at| is_window(schema.field(at), which)),
-        _ => false,
-    }
-}
-
-/// Do the keys keep the windows apart, of all operators that the rows come from?
-pub fn is_per_window(keys: &[Expr], node: &LogicalPlan, before: &[&Operator]) -> bool {
-    let Some(input) = node.inputs().first().map(|input| Arc::clone(input.schema())) else { return false };
-    let keeps_apart = |it: &&Operator| {
-        !matches!(it.kept, Kept::Rows(_)) && it.spec.is_some_and(|spec| keep_apart(keys, &input, &spec))
-    };
-    !before.is_empty() && before.iter().all(keeps_apart)
-}
-
-/// Do the keys keep the windows of `spec` apart, in rows of `input`?
-pub fn keep_apart(keys: &[Expr], input: &DFSchema, spec: &WindowSpec) -> bool {
-    let has = |which: &str| keys.iter().any(|key| has_mark(key, input, which));
-    match spec.kind {
-        WindowKind::Cumulate { .. } => has(WINDOW_START) && has(WINDOW_END),
-        // Sessions of different keys that start together end at different times.
-        WindowKind::Session => has(WINDOW_END),
-        _ => has(WINDOW_START) || has(WINDOW_END),
-    }
 }

@@ -19,8 +19,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{
     closing::{pieces, rows_of},
     emission::Emission,
-    planner::StateRows,
     run::{QueryState, Watermarks},
+    slot::StateRows,
     source::Source,
     stages::{Kept, KeptAggregate, Operator, Stages, list, with_row_count},
 };
@@ -164,7 +164,7 @@ impl QueryState {
         if watermarks.to_ms <= watermarks.from_ms {
             return Ok(false);
         }
-        for operator in &self.operators {
+        for operator in self.operators.iter().filter(|operator| !operator.layout.are_partners()) {
             let (from_us, to_us) = watermarks.of(&operator.layout);
             if operator.next_end(from_us)?.is_some_and(|end| end <= to_us) {
                 return Ok(true);
