@@ -8,6 +8,7 @@ use super::report::{Corrected, ReplayReport};
 use crate::{
     catalog::FileTable,
     error::{Error, ErrorKind, Result},
+    fault::crash_point,
     sink::{
         StagedFile,
         file::{FileSink, FileSinkWriter},
@@ -82,10 +83,12 @@ impl Correction {
         shown: &mut Vec<String>,
         report: &mut ReplayReport,
     ) -> Result<()> {
-        for file in files {
+        crash_point("corrected", 0);
+        for (file, step) in files.iter().zip(1..) {
             // Before: an error may be one of the answer only.
             shown.push(file.staged.path.clone());
             self.store.publish(&file.staged).await?;
+            crash_point("corrected", step);
         }
         let rows = files.iter().map(|file| file.rows).sum();
         let directory = self.store.url().to_owned();

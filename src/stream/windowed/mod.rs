@@ -48,6 +48,8 @@ pub use update::grows;
 #[cfg(test)]
 mod corpus_tests;
 #[cfg(test)]
+mod grammar_tests;
+#[cfg(test)]
 mod join_tests;
 #[cfg(test)]
 mod over_tests;
