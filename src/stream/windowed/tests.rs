@@ -84,7 +84,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let edges = proptest::collection::vec(edge, 0..3);
     let step = (events, edges, proptest::bool::weighted(0.3));
     let step = step.prop_map(|(events, edges, restart)| Step { events, edges, restart });
-    prop_oneof![4 => proptest::collection::vec(step.clone(), 1..6), 1 => proptest::collection::vec(step, 6..14)]
+    prop_oneof![9 => proptest::collection::vec(step.clone(), 1..6), 1 => proptest::collection::vec(step, 6..14)]
 }
 
 /// So many cases, or as many as `PROPTEST_CASES` says. The seed is shown when one fails.
