@@ -293,7 +293,7 @@ fn check(query: &Query, steps: &[Step]) -> TestCaseResult {
 
 // In two halves, so that they run at the same time.
 proptest! {
-    #![proptest_config(cases(400))]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn any_query_over_a_stream_is_that_of_a_batch(query in queries(), steps in steps()) {
