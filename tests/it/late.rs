@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::process::ExitStatusExt,
     process::{Command, Output},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -11,6 +13,7 @@ use tidemill::store::Store;
 use crate::support::{
     hdfs,
     job::{JobText, TestJob, send, sorted_lines, visible_files},
+    kafka::delete_records,
     tidemill,
 };
 
@@ -144,7 +147,9 @@ async fn windows_over_windows_are_computed_again() {
 async fn it_says_what_was_written_and_what_it_is_now() {
     for format in ["format = 'csv'", "format = 'parquet'", "format = 'json'"] {
         let job = TestJob::new(None, &JobText { sink: format, ..text(CANDLES) });
-        send(&job.topic, 0, &[record(1, 1, "a", 10), record(2, 2, "b", 10), record(3, 100, "a", 20)]);
+        // The second is the last of its window.
+        let last = r#"{"id":2,"ts":"2024-01-01T00:00:09.999999","symbol":"b","price":10}"#.to_owned();
+        send(&job.topic, 0, &[record(1, 1, "a", 10), last, record(3, 100, "a", 20)]);
         job.run();
         let future = r#"{"id":7,"ts":"2999-01-01T00:00:00","symbol":"a","price":1}"#.to_owned();
         let without = r#"{"id":6,"symbol":"a","price":1}"#.to_owned();
@@ -213,4 +218,126 @@ async fn what_cannot_be_replayed_is_refused() {
         let job = TestJob::new(None, &text(select));
         refused(&job, &[], expected);
     }
+}
+
+/// Late files that are there already, of a batch that is not committed, do not count; nor does what the job has not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_committed_counts() {
+    let job = TestJob::new(None, &text(CANDLES));
+    send(&job.topic, 0, &[record(1, 1, "a", 10), record(2, 100, "a", 20)]);
+    job.run();
+    send(&job.topic, 0, &[record(3, 2, "a", 30)]);
+    // The batch that closed the windows was the second.
+    let killed = job.command(&["--available-now"]).env("TIDEMILL_CRASH", "logged:2").output().unwrap();
+    assert_eq!(killed.status.signal(), Some(9), "{}", said(&killed));
+    let late_files = visible_files(&Store::open(&job.output.replace("/data", "/data_late")).await.unwrap()).await;
+    assert_eq!(late_files.len(), 1, "the late row is there");
+    assert!(starts(&replay(&job, &[])).is_empty(), "and its batch is not committed");
+    job.run();
+    send(&job.topic, 0, &[record(4, 3, "a", 90)]);
+    let report = replay(&job, &[]);
+    assert_eq!(starts(&report), ["2024-01-01T00:00:00Z"]);
+    let columns = &report["windows"][0]["changes"][0]["columns"];
+    assert_eq!((&columns[0]["now"], &columns[1]["now"]), (&"30.0".into(), &"2".into()), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_whose_records_kafka_has_deleted_are_named_and_newer_ones_computed() {
+    let columns = "id BIGINT, ts TIMESTAMP, symbol STRING, price DOUBLE, WATERMARK FOR ts AS ts - INTERVAL '0' SECOND";
+    let select = "SELECT window_start, window_end, symbol, max(price) AS high, count(*) AS n \
+         FROM TUMBLE(prices, ts, INTERVAL '1 second') GROUP BY window_start, window_end, symbol";
+    let job =
+        TestJob::new(None, &JobText { columns, source: ", maxFutureSkew = '1 second'", select, ..JobText::default() });
+    send(&job.topic, 0, &[record(1, 1, "a", 10), record(2, 1, "b", 10), record(3, 100, "a", 20)]);
+    job.run();
+    send(&job.topic, 0, &[record(4, 1, "a", 30)]);
+    job.run();
+    let whole = replay(&job, &[]);
+    assert_eq!(starts(&whole), ["2024-01-01T00:00:01Z"]);
+    // Nothing of the window is left: no other windows have late rows.
+    delete_records(&job.topic, 0, 4).await;
+    refused(&job, &[], "offsets 0 to 4 are deleted: 1 windows with late rows may have had records there");
+    let directory = job.output.replace("/data", "/corrected");
+    refused(&job, &["--output", &directory], "offsets 0 to 4 are deleted");
+    assert!(visible_files(&Store::open(&directory).await.unwrap()).await.is_empty());
+
+    // From this batch on nothing is read of what is gone. What starts later than that by the clock, and maxFutureSkew
+    // besides, had all its records behind.
+    send(&job.topic, 0, &[record(5, 101, "a", 1)]);
+    job.run();
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let second = chrono::Utc::now().timestamp();
+    let at = |id: i64, ms: i64, symbol: &str| {
+        let time = chrono::DateTime::from_timestamp_millis(second * 1_000 + ms).unwrap();
+        format!(r#"{{"id":{id},"ts":"{}","symbol":"{symbol}","price":{id}}}"#, time.format("%Y-%m-%dT%H:%M:%S%.3f"))
+    };
+    send(&job.topic, 0, &[at(6, 100, "a"), at(7, 200, "b"), at(8, 1_000, "a")]);
+    job.run();
+    send(&job.topic, 0, &[at(9, 300, "b")]);
+    job.run();
+    let report = replay(&job, &["--output", &directory]);
+    assert_eq!(report["lost"].as_array().unwrap().len(), 1, "{report}");
+    assert_eq!(report["lost"][0]["start"], "2024-01-01T00:00:01Z", "{report}");
+    assert_eq!(report["deleted"], serde_json::json!([format!("{}-0 offsets 0 to 4 are deleted", job.topic)]));
+    let windows = report["windows"].as_array().unwrap();
+    assert!(windows.len() == 1 && windows[0]["lateRows"] == 1 && windows[0]["rowsNow"] == 2, "{report}");
+    assert_eq!(windows[0]["changes"][0]["columns"][0]["now"], "9.0", "{report}");
+    let corrected = sorted_lines(visible_files(&Store::open(&directory).await.unwrap()).await.values());
+    let ends: Vec<&str> =
+        corrected.iter().map(|line| line.split_once(".000,").unwrap().1).map(|it| &it[24..]).collect();
+    assert_eq!(ends, ["a,6.0,1", "b,9.0,2"], "{corrected:?}");
+    let table = said(&late(&job, "replay", &[]));
+    assert!(table.contains("1 windows cannot be computed again") && table.contains("offsets 0 to 4"), "{table}");
+
+    // A topic that was made again is another one: its offsets say nothing.
+    crate::support::kafka::delete_topic(&job.topic).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    crate::support::kafka::create_topic(&job.topic, 1).await;
+    refused(&job, &[], "the topic was deleted and created again");
+}
+
+async fn killed_while_it_writes(root: Option<&str>) {
+    let sink = "format = 'csv', maxRecordsPerFile = '4'";
+    let job = TestJob::new(root, &JobText { source: ", maxOffsetsPerTrigger = '10'", sink, ..text(CANDLES) });
+    send(&job.topic, 0, &out_of_order());
+    job.run();
+    let before = job.files().await;
+    let expected = replay(&job, &[]);
+    for step in ["corrected:0", "corrected:1", "corrected:3"] {
+        let directory = job.output.replace("/data", &format!("/{}", step.replace(':', "-")));
+        let mut command = Command::new(tidemill());
+        command.args(["late", "replay"]).arg(&job.file).args(["--output", &directory]).env("TIDEMILL_CRASH", step);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.signal(), Some(9), "{step}: {}", said(&output));
+        // What is there is not complete, and says so: the list is missing. No line is torn.
+        let store = Store::open(&directory).await.unwrap();
+        assert_eq!(store.read("_replaced.json").await.unwrap(), None, "{step}");
+        let files = visible_files(&store).await;
+        assert_eq!(files.len().to_string(), step[step.len() - 1..], "{step}");
+        assert!(files.values().all(|bytes| bytes.ends_with(b"\n")), "{step}");
+        // It is not mixed with the files of another try.
+        refused(&job, &["--output", &directory], "is there already");
+        assert_eq!(visible_files(&store).await, files, "{step}");
+        assert_eq!(job.files().await, before, "{step}: the output has changed");
+    }
+    let directory = job.output.replace("/data", "/corrected");
+    let mut report = replay(&job, &["--output", &directory]);
+    let corrected = report["corrected"].take();
+    assert_eq!(report, expected);
+    let files = visible_files(&Store::open(&directory).await.unwrap()).await;
+    let named: Vec<&str> = corrected["files"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+    assert!(named.len() > 3 && named.iter().all(|path| files.contains_key(*path)), "{corrected}");
+    assert_eq!(corrected["rows"], sorted_lines(files.values()).len());
+    let (ok, said) = job.verify();
+    assert!(ok, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_killed_leaves_no_complete_directory_on_a_local_disk() {
+    killed_while_it_writes(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_killed_leaves_no_complete_directory_on_hdfs() {
+    killed_while_it_writes(Some(&hdfs())).await;
 }

@@ -8,16 +8,11 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::{
-    ClientConfig, Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-};
-
 use crate::support::{
     job::{JobText, TestJob, send},
     kafka,
-    kafka::create_topic,
-    tidemill, unique,
+    kafka::{create_topic, visible},
+    tidemill,
 };
 
 const PARTITIONS: i32 = 2;
@@ -93,7 +88,7 @@ impl Job {
 
     /// The newest value of each key, as a compacted topic keeps them, and how many records there are.
     fn folded(&self) -> (Vec<String>, usize) {
-        let records = visible(&self.target);
+        let records = visible(&self.target, PARTITIONS);
         let count = records.len();
         let table: BTreeMap<String, String> = records.into_iter().collect();
         (sorted(table.values().map(String::as_str)), count)
@@ -127,34 +122,6 @@ fn sorted<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut lines: Vec<String> = lines.map(plain).collect();
     lines.sort();
     lines
-}
-
-/// Keys and values as a `read_committed` consumer sees them, each partition in its order.
-fn visible(topic: &str) -> Vec<(String, String)> {
-    let mut records = Vec::new();
-    for partition in 0..PARTITIONS {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", kafka())
-            .set("group.id", unique("reader"))
-            .set("isolation.level", "read_committed")
-            .set("enable.partition.eof", "true")
-            .create()
-            .unwrap();
-        let mut from = TopicPartitionList::new();
-        from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
-        consumer.assign(&from).unwrap();
-        loop {
-            match consumer.poll(Duration::from_secs(10)).expect("the broker answers") {
-                Ok(message) => {
-                    let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap_or(b"no key").to_vec()).unwrap();
-                    records.push((text(message.key()), text(message.payload())));
-                }
-                Err(rdkafka::error::KafkaError::PartitionEOF(_)) => break,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-    records
 }
 
 /// The batches have 40 records each: 0 to 5 with them.
@@ -331,11 +298,11 @@ async fn a_row_without_a_key_is_refused_and_not_written_under_no_key() {
     job.send(0..10);
     let (_, said) = job.inner.fails(&["--available-now"]);
     assert!(said.contains("has the key NULL") && said.contains("COALESCE"), "{said}");
-    assert!(visible(&job.target).is_empty());
+    assert!(visible(&job.target, PARTITIONS).is_empty());
     let named = select.replace("symbol AS key", "COALESCE(symbol, 'none') AS key");
     job.write(&Text { watermark: "", sink: "outputMode = 'update'", select: &named });
     job.run();
-    assert!(visible(&job.target).contains(&("none".to_owned(), "1".to_owned())));
+    assert!(visible(&job.target, PARTITIONS).contains(&("none".to_owned(), "1".to_owned())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,8 @@
 
 use proptest::{prelude::*, test_runner::TestCaseResult};
 
-use super::tests::{Event, SECOND_US, Stream, Streamed, batch_query, events, job, rows};
-use crate::{event_time::NO_WATERMARK_MS, store::Store, stream::plan::QueryPlan};
+use super::tests::{self, Event, Fate, SECOND_US, Step, cases, job, micros, steps};
+use crate::stream::plan::QueryPlan;
 
 /// The two aggregates, `x` and `y`; both are over windows of ten seconds and have the key `k`.
 const LEFT: &str = "(SELECT window_start, window_end, symbol AS k, count(*) AS n, sum(size) AS s \
@@ -30,57 +30,28 @@ const JOINS: &[&str] = &[
     "SELECT window_end, k, n FROM {l} UNION ALL SELECT window_end, k, CAST(m AS BIGINT) FROM {r}",
 ];
 
-fn check(select: &str, batches: &[Vec<Event>]) -> TestCaseResult {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let job = job(select);
-        let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap_or_else(|error| panic!("{select}: {error}"));
-        let specs: Vec<_> = plan.stages().unwrap().operators.iter().map(|operator| operator.spec).collect();
-        assert_eq!(specs.len(), 2);
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().display().to_string()).await.unwrap();
-        let mut stream = Stream::new(&plan, store).await;
-        let mut out = Streamed::default();
-        let (mut all, mut next_id, mut newest, mut to_ms) = (Vec::new(), 0, i64::MIN, NO_WATERMARK_MS);
-        for events in batches {
-            let closed_us = if stream.from_ms == NO_WATERMARK_MS { i64::MIN } else { stream.from_ms * 1000 };
-            // Only rows that all windows of both take, so that nothing is late.
-            let in_time = |event: &Event| {
-                event.0.is_some_and(|time| time * SECOND_US + event.1 - 20 * SECOND_US > closed_us.max(i64::MIN / 2))
-            };
-            let events: Vec<Event> = events.iter().copied().filter(in_time).collect();
-            let events: Vec<(i64, Event)> = (next_id..).zip(events).collect();
-            next_id += 100;
-            let records = rows(&events, &job);
-            stream.run(&records, to_ms, &mut out).await;
-            all.push(records);
-            newest = events.iter().filter_map(|(_, event)| event.0).max().unwrap_or(newest).max(newest);
-            if newest > i64::MIN {
-                // Far behind, so that later events are in time mostly.
-                to_ms = to_ms.max((newest - 60) * 1000);
-            }
-        }
-        stream.run(&rows(&[], &job), 10_000_000, &mut out).await;
-        out.lines.sort();
-        prop_assert_eq!(out.late, 0, "{}", select);
-        let expected = batch_query(&all, &job).await;
-        prop_assert_eq!(&out.lines, &expected, "{}", select);
-        prop_assert!(stream.state.operators.iter().all(|operator| operator.is_empty()));
-        prop_assert_eq!(out.ledger.in_state(), 0);
-        Ok(())
+/// Only rows come that all windows of both take, so that nothing is late. The watermark is far behind, so that most do.
+fn check(select: &str, steps: &[Step]) -> TestCaseResult {
+    let fate = |event: &Event, closed_us: i64| match micros(event) {
+        Some(time) if time - 20 * SECOND_US > closed_us.max(i64::MIN / 2) => Fate::InTime,
+        _ => Fate::Absent,
+    };
+    tests::check(select, steps, 60, |stages, events, closed_us| {
+        assert_eq!(stages.operators.len(), 2);
+        events.iter().map(|(_, event)| fate(event, closed_us)).collect()
     })
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 100, ..ProptestConfig::default() })]
+    #![proptest_config(cases(100))]
 
     #[test]
     fn joined_windows_of_a_stream_are_those_of_a_batch(
         join in proptest::sample::select(JOINS),
         right in proptest::sample::select(RIGHT),
-        batches in events(),
+        steps in steps(),
     ) {
-        check(&join.replace("{l}", LEFT).replace("{r}", right), &batches)?;
+        check(&join.replace("{l}", LEFT).replace("{r}", right), &steps)?;
     }
 }
 

@@ -56,6 +56,7 @@ mod asof_tests;
 #[cfg(test)]
 mod corpus_tests;
 #[cfg(test)]
+mod grammar_tests;
 mod interval_tests;
 #[cfg(test)]
 mod join_tests;

@@ -3,8 +3,8 @@
 
 use proptest::{prelude::*, test_runner::TestCaseResult};
 
-use super::tests::{Event, SECOND_US, Stream, Streamed, batch_query, events, job, rows};
-use crate::{event_time::NO_WATERMARK_MS, store::Store, stream::plan::QueryPlan};
+use super::tests::{self, Event, Fate, Step, Stream, Streamed, cases, job, micros, rows, steps};
+use crate::{store::Store, stream::plan::QueryPlan};
 
 /// `{}` stands for OVER's PARTITION BY and ORDER BY.
 const FUNCTIONS: &[&str] = &[
@@ -89,45 +89,21 @@ fn queries() -> impl Strategy<Value = String> {
     prop_oneof![3 => shape, 1 => pick(QUERIES).prop_map(str::to_owned)]
 }
 
-fn check(sql: &str, batches: &[Vec<Event>]) -> TestCaseResult {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let job = job(sql);
-        let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().display().to_string()).await.unwrap();
-        let mut stream = Stream::new(&plan, store).await;
-        let mut out = Streamed::default();
-        let (mut all, mut next_id, mut newest, mut to_ms) = (Vec::new(), 0, i64::MIN, NO_WATERMARK_MS);
-        for events in batches {
-            let closed_us = if stream.from_ms == NO_WATERMARK_MS { i64::MIN } else { stream.from_ms * 1000 };
-            let events: Vec<(i64, Event)> = (next_id..).zip(events.iter().copied()).collect();
-            next_id += 100;
-            // Rows that some windows would take and others not are in no batch query: late ones do not come at all.
-            let in_time = |event: &&(i64, Event)| event.1.0.is_some_and(|t| t * SECOND_US + event.1.1 >= closed_us);
-            let in_time: Vec<(i64, Event)> = events.iter().filter(in_time).copied().collect();
-            stream.run(&rows(&in_time, &job), to_ms, &mut out).await;
-            all.push(rows(&in_time, &job));
-            newest = events.iter().filter_map(|(_, event)| event.0).max().unwrap_or(newest).max(newest);
-            if newest > i64::MIN {
-                to_ms = to_ms.max((newest - 5) * 1000);
-            }
-        }
-        stream.run(&rows(&[], &job), 10_000_000, &mut out).await;
-        out.lines.sort();
-        prop_assert_eq!(out.late, 0, "{}", sql);
-        prop_assert_eq!(&out.lines, &batch_query(&all, &job).await, "{}", sql);
-        prop_assert_eq!(out.ledger.in_state(), 0);
-        Ok(())
-    })
+/// Rows that some windows would take and others not are in no batch query: late ones do not come at all.
+fn check(sql: &str, steps: &[Step]) -> TestCaseResult {
+    let fate = |event: &Event, closed_us: i64| match micros(event) {
+        Some(time) if time >= closed_us => Fate::InTime,
+        _ => Fate::Absent,
+    };
+    tests::check(sql, steps, 5, |_, events, closed_us| events.iter().map(|(_, event)| fate(event, closed_us)).collect())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(cases(250))]
 
     #[test]
-    fn rows_of_a_stream_look_at_the_same_rows_as_in_a_batch(sql in queries(), batches in events()) {
-        check(&sql, &batches)?;
+    fn rows_of_a_stream_look_at_the_same_rows_as_in_a_batch(sql in queries(), steps in steps()) {
+        check(&sql, &steps)?;
     }
 }
 
@@ -138,12 +114,12 @@ async fn a_row_before_the_watermark_is_late() {
     let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(&directory.path().display().to_string()).await.unwrap();
-    let (mut stream, mut out) = (Stream::new(&plan, store).await, Streamed::default());
+    let (mut stream, mut out) = (Stream::new(&plan, store), Streamed::default());
     let event = |seconds: i64, fine: i64| (Some(seconds), fine, 0, None, 0);
-    stream.run(&rows(&[(1, event(10, 0)), (2, event(20, 0))], &job), 20_000, &mut out).await;
+    stream.run(&rows(&[(1, event(10, 0)), (2, event(20, 0))], &job), 20_000, false, &mut out).await;
     assert_eq!(out.lines, ["1|NULL"]);
     let late = [(3, event(20, -1)), (4, event(20, 0)), (5, (None, 0, 0, None, 0)), (6, event(20, 1))];
-    stream.run(&rows(&late, &job), 21_000, &mut out).await;
+    stream.run(&rows(&late, &job), 21_000, true, &mut out).await;
     assert_eq!(out.late, 2);
     assert_eq!(out.lines.len(), 4, "{:?}", out.lines);
     assert!(out.lines.contains(&"6|4".to_owned()) || out.lines.contains(&"6|2".to_owned()), "{:?}", out.lines);

@@ -4,9 +4,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
     message::OwnedHeaders,
     producer::{BaseProducer, BaseRecord, Producer},
 };
@@ -43,6 +45,15 @@ pub async fn delete_topic(name: &str) {
     for result in admin().delete_topics(&[name], &options).await.unwrap() {
         result.unwrap();
     }
+}
+
+/// Lets Kafka forget the records of a partition before `offset`, as retention does.
+pub async fn delete_records(topic: &str, partition: i32, offset: i64) {
+    let mut before = TopicPartitionList::new();
+    before.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+    let deleted = admin().delete_records(&before, &options).await.unwrap();
+    assert!(deleted.elements().iter().all(|element| element.error().is_ok()), "{deleted:?}");
 }
 
 pub fn producer(servers: &str, extra: &[(&str, &str)]) -> BaseProducer {
@@ -120,4 +131,32 @@ pub fn table_at(servers: &str, topics: &[&str]) -> KafkaTable {
         checkpoint_location: None,
         dead_letter_path: None,
     }
+}
+
+/// Keys and values as a `read_committed` consumer sees them, each partition in its order.
+pub fn visible(topic: &str, partitions: i32) -> Vec<(String, String)> {
+    let mut records = Vec::new();
+    for partition in 0..partitions {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", super::kafka())
+            .set("group.id", super::unique("reader"))
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .create()
+            .unwrap();
+        let mut from = TopicPartitionList::new();
+        from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+        consumer.assign(&from).unwrap();
+        loop {
+            match consumer.poll(Duration::from_secs(10)).expect("the broker answers") {
+                Ok(message) => {
+                    let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap_or(b"no key").to_vec()).unwrap();
+                    records.push((text(message.key()), text(message.payload())));
+                }
+                Err(KafkaError::PartitionEOF(_)) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    records
 }

@@ -1,0 +1,22 @@
+-- Query 15, bidding statistics of each day: with many aggregates over distinct values, as they change.
+CREATE TABLE q15 WITH (
+  connector = 'kafka', 'kafka.bootstrap.servers' = '${KAFKA}', topic = '${TOPIC}-q15', 'key.fields' = 'day',
+  outputMode = 'update', checkpointLocation = '${DIR}/q15/checkpoint'
+);
+
+INSERT INTO q15
+SELECT to_char(date_time, '%Y-%m-%d')                                                AS day,
+       count(*)                                                                      AS total_bids,
+       count(*) FILTER (WHERE price < 10000)                                         AS rank1_bids,
+       count(*) FILTER (WHERE price >= 10000 AND price < 1000000)                    AS rank2_bids,
+       count(*) FILTER (WHERE price >= 1000000)                                      AS rank3_bids,
+       count(DISTINCT bidder)                                                        AS total_bidders,
+       count(DISTINCT bidder) FILTER (WHERE price < 10000)                           AS rank1_bidders,
+       count(DISTINCT bidder) FILTER (WHERE price >= 10000 AND price < 1000000)      AS rank2_bidders,
+       count(DISTINCT bidder) FILTER (WHERE price >= 1000000)                        AS rank3_bidders,
+       count(DISTINCT auction)                                                       AS total_auctions,
+       count(DISTINCT auction) FILTER (WHERE price < 10000)                          AS rank1_auctions,
+       count(DISTINCT auction) FILTER (WHERE price >= 10000 AND price < 1000000)     AS rank2_auctions,
+       count(DISTINCT auction) FILTER (WHERE price >= 1000000)                       AS rank3_auctions
+FROM bid
+GROUP BY to_char(date_time, '%Y-%m-%d');
