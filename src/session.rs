@@ -2,16 +2,21 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use datafusion::{
+    catalog::Session,
     common::Result as DataFusionResult,
     error::DataFusionError,
     execution::{
         SessionState, SessionStateBuilder,
+        context::QueryPlanner,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         memory_pool::FairSpillPool,
         runtime_env::RuntimeEnvBuilder,
     },
     logical_expr::LogicalPlan,
+    physical_plan::ExecutionPlan,
+    physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
     prelude::{SessionConfig, SessionContext},
     sql::parser::Statement,
 };
@@ -19,8 +24,8 @@ use datafusion::{
 use crate::{
     catalog::parse_statements,
     error::{Error, Result},
-    model::aggregate,
-    window,
+    model::{aggregate, live::ForecastExtension},
+    window::{self, WindowExtensions},
 };
 
 /// Limits and parallelism of a session.
@@ -49,6 +54,7 @@ pub fn session(limits: SessionLimits) -> Result<SessionContext> {
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::OsTmpDirectory))
         .build_arc()?;
     let builder = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+    let builder = builder.with_query_planner(Arc::new(Extensions));
     let state = aggregate::register(window::register(builder)).build();
     #[expect(clippy::disallowed_methods, reason = "the one place that may")]
     let context = SessionContext::new_with_state(state);
@@ -62,6 +68,23 @@ pub fn in_order(context: &SessionContext) -> SessionContext {
     #[expect(clippy::disallowed_methods, reason = "the one place that may")]
     let context = SessionContext::new_with_state(state);
     context
+}
+
+/// Plans the nodes that DataFusion does not know, as a batch runs them.
+#[derive(Debug)]
+struct Extensions;
+
+#[async_trait]
+impl QueryPlanner for Extensions {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        session: &dyn Session,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let extensions: Vec<Arc<dyn ExtensionPlanner + Send + Sync>> =
+            vec![Arc::new(WindowExtensions), Arc::new(ForecastExtension)];
+        DefaultPhysicalPlanner::with_extension_planners(extensions).create_physical_plan(plan, session).await
+    }
 }
 
 /// The logical plan of a statement that `catalog::parse_statements` made, with its windows assigned.

@@ -17,7 +17,7 @@ use datafusion::{
 use tokio::sync::mpsc::Sender;
 
 use super::{
-    constant, join,
+    constant, forecast, join, models,
     scan::{Run, StreamTable, TableScans, stream_table},
     stateless,
     static_table::{self, StaticTable},
@@ -27,6 +27,7 @@ use crate::{
     catalog::{Connector, Emit, Insert, Job, OutputMode, ParseMode, SqlText, Table, locate_error, parse_statements},
     error::{Error, ErrorKind, OUT_OF_MEMORY, Result},
     event_time::QueryWatermark,
+    model::live::Question,
     query::{FilesVersion, StoredTable},
     session::{SessionLimits, plan_sql, session},
 };
@@ -50,6 +51,8 @@ pub struct QueryPlan {
     pub emit: Emit,
     /// Its windows wait for the watermark of the source.
     waits: bool,
+    /// What it forecasts, if it has ML_FORECAST.
+    question: Option<Question>,
 }
 
 /// The Kafka tables that a query may read.
@@ -91,6 +94,7 @@ impl QueryPlan {
         let files = || job.tables.iter().filter(|table| read.contains(&table.name) && is_file(table));
         let memory_bytes = if files().next().is_some() { JOIN_MEMORY_BYTES } else { PLAN_MEMORY_BYTES };
         let context = session(SessionLimits { memory_bytes, partitions: 1 })?;
+        models::register(&context, job)?;
         // It makes two aggregates of a DISTINCT one, and the state of the first would be rows.
         context.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
         context.add_optimizer_rule(Arc::new(join::StoredSideFirst));
@@ -138,6 +142,7 @@ impl QueryPlan {
             stateless::check_emit(emit)?;
         }
         join::check(&optimized, windowed)?;
+        let question = forecast::question(&logical, windowed, emit.mode)?;
         let sources = sources(&logical, streams)?;
         let logical = normalise(logical)?;
         let schema = Arc::clone(logical.schema().inner());
@@ -166,7 +171,7 @@ impl QueryPlan {
         for table in &statics {
             table.plan(&optimized)?;
         }
-        Ok(Self { context, logical, schema, sources, statics, windowed, emit, waits })
+        Ok(Self { context, logical, schema, sources, statics, windowed, emit, waits, question })
     }
 
     /// The schema of the rows that it gives.
@@ -290,6 +295,7 @@ impl QueryPlan {
             let props = state.execution_props_mut();
             *props = props.clone().with_query_execution_start_time(time);
         }
+        forecast::make_room(&mut state, self.question.as_ref());
         state
     }
 }

@@ -12,7 +12,10 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use super::window_progress::{WindowProgress, iso_ms};
+use super::{
+    forecast::ForecastProgress,
+    window_progress::{WindowProgress, iso_ms},
+};
 use crate::{
     checkpoint::{Ledger, Prepared},
     clock::{self, Stopwatch},
@@ -145,6 +148,9 @@ impl QueryProgress {
             put("eventTime", windows.event_time());
         }
         put("stateOperators", json!(self.windows.as_ref().map(WindowProgress::state_operators).unwrap_or_default()));
+        if let Some(forecast) = self.windows.as_ref().and_then(|windows| windows.forecast.as_ref()) {
+            put("forecast", forecast.to_json());
+        }
         let sources = 0..self.sources.len();
         put("sources", sources.map(|source| self.source_json(source, since_last_ms)).collect());
         if !self.static_tables.is_empty() {
@@ -178,7 +184,8 @@ impl QueryProgress {
         let Ledger { filtered, bad, late, .. } = self.totals;
         let written = self.totals.output_rows();
         let windows = self.windows.as_ref().map_or_else(String::new, |windows| {
-            format!("  late {late}  in state {}  watermark {}", self.totals.in_state(), windows.watermark())
+            let forecast = windows.forecast.as_ref().map_or_else(String::new, ForecastProgress::line);
+            format!("  late {late}  in state {}  watermark {}{forecast}", self.totals.in_state(), windows.watermark())
         });
         format!(
             "{}  batch {}  {} rows/s  written {written}  filtered {filtered}  bad {bad}{windows}  behind {}  {} ms",

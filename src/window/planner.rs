@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use datafusion::{
     catalog::Session,
     common::{Column, DFSchemaRef, Result as DataFusionResult},
-    execution::{SessionStateBuilder, context::QueryPlanner},
+    execution::SessionStateBuilder,
     logical_expr::{LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
     physical_plan::ExecutionPlan,
-    physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
+    physical_planner::{ExtensionPlanner, PhysicalPlanner},
 };
 
 use super::{
@@ -21,25 +21,10 @@ use super::{
     session_exec::SessionAssignExec,
 };
 
-/// Teaches a session event-time windows: in FROM, in GROUP BY, and their execution.
+/// Teaches a session event-time windows, in FROM and in GROUP BY; `WindowExtensions` is their execution.
 pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder.scalar_functions().get_or_insert_default().extend(grouped::functions());
-    builder.with_relation_planners(vec![Arc::new(WindowRelations)]).with_query_planner(Arc::new(WindowQueryPlanner))
-}
-
-#[derive(Debug)]
-struct WindowQueryPlanner;
-
-#[async_trait]
-impl QueryPlanner for WindowQueryPlanner {
-    async fn create_physical_plan(
-        &self,
-        plan: &LogicalPlan,
-        session: &dyn Session,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(WindowExtensions)]);
-        planner.create_physical_plan(plan, session).await
-    }
+    builder.with_relation_planners(vec![Arc::new(WindowRelations)])
 }
 
 /// Plans the window nodes as a batch runs them.

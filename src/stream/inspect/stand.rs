@@ -96,7 +96,7 @@ async fn stand(
     {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
-        let mut state = QueryState::new(&planned.operators, plan.watermark(), checkpoint.store().clone());
+        let mut state = QueryState::new(&planned, plan.watermark(), checkpoint.store().clone());
         state.restore(place, stand.watermark_ms).await?;
         stand.state = Some(state);
     }

@@ -43,6 +43,7 @@ use super::{
 use crate::{
     catalog::{Emit, OutputMode},
     error::{Error, Result},
+    model::live::ForecastExtension,
     state::{Labels, RowKeys, SessionPieces, StateLayout},
     window::{SessionAssign, WindowAssign, WindowExtensions, WindowSpec},
 };
@@ -190,7 +191,7 @@ pub(super) async fn physical(
     state: &SessionState,
     stage: StagePlanner,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(stage)]);
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(stage), Arc::new(ForecastExtension)]);
     Ok(planner.create_physical_plan(plan, state).await?)
 }
 

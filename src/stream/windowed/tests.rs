@@ -189,7 +189,7 @@ impl<'a> Stream<'a> {
     pub(super) async fn new(plan: &'a QueryPlan, store: Store) -> Self {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await.unwrap().planned;
-        let state = QueryState::new(&planned.operators, plan.watermark(), store.clone());
+        let state = QueryState::new(&planned, plan.watermark(), store.clone());
         Self { plan, state, store, from_ms: NO_WATERMARK_MS, emits: true, batch: 0 }
     }
 
