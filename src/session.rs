@@ -16,7 +16,7 @@ use datafusion::{
     },
     logical_expr::LogicalPlan,
     physical_plan::ExecutionPlan,
-    physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner},
+    physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
     prelude::{SessionConfig, SessionContext},
     sql::parser::Statement,
 };
@@ -25,7 +25,7 @@ use crate::{
     asof::{self, AsofExtensions},
     catalog::parse_statements,
     error::{Error, Result},
-    model::aggregate,
+    model::{aggregate, live::ForecastExtension},
     window::{self, WindowExtensions},
 };
 
@@ -72,7 +72,7 @@ pub fn in_order(context: &SessionContext) -> SessionContext {
     context
 }
 
-/// Plans our own nodes too.
+/// Plans the nodes that DataFusion does not know, as a batch runs them.
 #[derive(Debug)]
 struct OurPlanner;
 
@@ -83,8 +83,8 @@ impl QueryPlanner for OurPlanner {
         plan: &LogicalPlan,
         session: &dyn Session,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let ours: Vec<Arc<dyn datafusion::physical_planner::ExtensionPlanner + Send + Sync>> =
-            vec![Arc::new(WindowExtensions), Arc::new(AsofExtensions)];
+        let ours: Vec<Arc<dyn ExtensionPlanner + Send + Sync>> =
+            vec![Arc::new(WindowExtensions), Arc::new(AsofExtensions), Arc::new(ForecastExtension)];
         DefaultPhysicalPlanner::with_extension_planners(ours).create_physical_plan(plan, session).await
     }
 }

@@ -32,7 +32,7 @@ use super::{
 const EVENT_TIME_FUNCTIONS: [&str; 6] = ["tumble", "hop", "cumulate", "session", "gap_fill", "deduplicate"];
 
 /// The table functions that apply a model.
-const MODEL_FUNCTIONS: [&str; 2] = ["ml_predict", "ml_evaluate"];
+const MODEL_FUNCTIONS: [&str; 3] = ["ml_predict", "ml_evaluate", "ml_forecast"];
 
 /// The names of the argument that is a table, where arguments have names: that of windows, and that of models.
 pub const TABLE_ARGUMENTS: [&str; 2] = ["data", "input"];

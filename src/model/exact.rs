@@ -4,6 +4,8 @@
 //! feature is on that slows it for everyone. A model must predict what it predicted when it was tested, so its
 //! numbers go through the standard library's parser.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::value::RawValue;
 
@@ -15,6 +17,24 @@ pub(super) fn one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::
 /// For a list of numbers.
 pub(super) fn many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
     Vec::<&RawValue>::deserialize(deserializer)?.into_iter().map(parse).collect()
+}
+
+/// For a number that may be absent; with `#[serde(default)]`.
+pub(super) fn maybe<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    or_nan(deserializer).map(|number| Some(number).filter(|number| !number.is_nan()))
+}
+
+/// For a number that may be NaN, which is written as `null`.
+pub(super) fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    match <&RawValue>::deserialize(deserializer)? {
+        null if null.get() == "null" => Ok(f64::NAN),
+        raw => parse(raw),
+    }
+}
+
+/// For a queue of numbers.
+pub(super) fn queue<'de, D: Deserializer<'de>>(deserializer: D) -> Result<VecDeque<f64>, D::Error> {
+    many(deserializer).map(VecDeque::from)
 }
 
 fn parse<E: Error>(raw: &RawValue) -> Result<f64, E> {

@@ -18,6 +18,7 @@
 //! | `serving` | which version of a model a session means, and when a stream takes another |
 //! | `aggregate`, `function`, `relation` | `linreg_fit`, `predict`, `ML_PREDICT` and `ML_EVALUATE` in SQL, whose metrics `evaluation` plans |
 //! | `request` | what a training is asked for, on the command line or by CREATE MODEL |
+//! | `live` | `ML_FORECAST`: a model that goes on learning while it forecasts |
 //!
 //! Deliberately absent: the rows. Training keeps a triangle of numbers, whatever the size of the data.
 
@@ -32,6 +33,7 @@ pub mod file;
 pub mod fit;
 pub mod function;
 pub mod horizon;
+pub mod live;
 pub mod lookahead;
 mod passes;
 pub mod penalty;

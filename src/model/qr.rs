@@ -156,6 +156,18 @@ impl QrFactor {
         selected
     }
 
+    /// Adds one row `[1, x1 .. xp, y]`, all finite, whose numbers are used up. Slower than a block of rows, but the result
+    /// depends on nothing but the rows and their order.
+    pub fn add_row(&mut self, row: &mut [f64], weight: f64) {
+        debug_assert_eq!(row.len(), self.columns, "the ones, the features and the target");
+        let root = weight.sqrt();
+        row.iter_mut().for_each(|value| *value *= root);
+        reduce(&mut self.triangle, self.columns, row, 1, 1);
+        self.rows += 1;
+        self.weight_squares += weight * weight;
+        self.make_unique();
+    }
+
     /// Adds the rows of another factor.
     ///
     /// # Errors

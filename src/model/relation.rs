@@ -1,4 +1,5 @@
-//! `ML_PREDICT(TABLE t, MODEL m, DESCRIPTOR(x1, x2))` and `ML_EVALUATE` in FROM, as Flink spells them (FLIP-437, 525).
+//! `ML_PREDICT(TABLE t, MODEL m, DESCRIPTOR(x1, x2))` and `ML_EVALUATE` in FROM, as Flink spells them (FLIP-437, 525);
+//! and `ML_FORECAST`, which is ours.
 
 use std::sync::Arc;
 
@@ -18,13 +19,15 @@ use datafusion::{
 
 use super::{
     artifact::Model,
+    columns::place_of,
     evaluation,
     function::predict,
+    live::{Forecast, LiveModel},
     predict::{PREDICTION, differences},
     serving::{Models, Version},
 };
 use crate::{
-    catalog::{TABLE_ARGUMENTS, model_function},
+    catalog::{KEYS_ARGUMENT, TABLE_ARGUMENTS, model_function},
     error::Error,
     window::{at, column, descriptor, named, span_of},
 };
@@ -41,6 +44,7 @@ pub struct ModelRelations {
 enum Function {
     Predict,
     Evaluate,
+    Forecast,
 }
 
 impl Function {
@@ -48,6 +52,10 @@ impl Function {
         match self {
             Self::Predict => "write ML_PREDICT(TABLE t, MODEL m, DESCRIPTOR(x1, x2))",
             Self::Evaluate => "write ML_EVALUATE(TABLE t, MODEL m, DESCRIPTOR(label), DESCRIPTOR(x1, x2))",
+            Self::Forecast => {
+                "write ML_FORECAST(TABLE t, MODEL m, DESCRIPTOR(ts), DESCRIPTOR(x1, x2)), and the keys of several series \
+                 behind: , DESCRIPTOR(symbol)"
+            }
         }
     }
 
@@ -55,6 +63,7 @@ impl Function {
         match self {
             Self::Predict => "ML_PREDICT",
             Self::Evaluate => "ML_EVALUATE",
+            Self::Forecast => "ML_FORECAST",
         }
     }
 
@@ -63,6 +72,7 @@ impl Function {
         match self {
             Self::Predict => &["model", "args"],
             Self::Evaluate => &["model", "label", "args"],
+            Self::Forecast => &["model", "timecol", "args", KEYS_ARGUMENT],
         }
     }
 }
@@ -86,6 +96,7 @@ impl RelationPlanner for ModelRelations {
         let function = match model_function(&call.name) {
             Some("ml_predict") => Function::Predict,
             Some("ml_evaluate") => Function::Evaluate,
+            Some("ml_forecast") => Function::Forecast,
             _ => return Ok(RelationPlanning::Original(Box::new(relation))),
         };
         let plan = Call::read(function, call)?.plan(self, context)?;
@@ -101,6 +112,8 @@ struct Call {
     model: ast::Expr,
     label: Option<ast::Expr>,
     features: Option<ast::Expr>,
+    time: Option<ast::Expr>,
+    keys: Option<ast::Expr>,
 }
 
 impl Call {
@@ -139,7 +152,9 @@ impl Call {
         }
         let mut take = |name: &str| found[order.iter().position(|it| *it == name)?].take();
         let model = take("model").ok_or_else(|| wrong(format!("{name} needs a model")))?;
-        let read = Self { function, span, data, model, label: take("label"), features: take("args") };
+        let (label, features) = (take("label"), take("args"));
+        let (time, keys) = (take("timecol"), take(KEYS_ARGUMENT));
+        let read = Self { function, span, data, model, label, features, time, keys };
         if function == Function::Evaluate && read.label.is_none() {
             return Err(wrong("ML_EVALUATE needs the column of what came true".to_owned()));
         }
@@ -158,6 +173,10 @@ impl Call {
         let input = context.plan(derived)?;
         let reference = self.reference(context)?;
         let model_span = span_of(&self.model).or(self.span);
+        if self.function == Function::Forecast {
+            let model = relations.models.live(&reference).map_err(|error| at(error, model_span))?;
+            return self.forecast(model, input, context);
+        }
         let served = relations.models.find(&reference).map_err(|error| at(error, model_span))?;
         let version = served.current();
         let columns = self.features(&version, input.schema(), context)?;
@@ -176,6 +195,7 @@ impl Call {
                 Err(at(error, self.span))
             }
             Function::Evaluate => self.evaluated(input, call, &version.stored.model, context),
+            Function::Forecast => Err(Error::internal("ML_FORECAST is planned before").into()),
         }
     }
 
@@ -253,6 +273,44 @@ impl Call {
         let columns = input.schema().columns().into_iter().map(Expr::Column);
         let columns: Vec<Expr> = columns.chain([call.alias(PREDICTION)]).collect();
         LogicalPlanBuilder::from(input).project(columns)?.build()
+    }
+
+    /// The table's columns, the forecast from each row, and what it says about earlier ones.
+    fn forecast(
+        &self,
+        model: Arc<LiveModel>,
+        input: LogicalPlan,
+        context: &mut dyn RelationPlannerContext,
+    ) -> DataFusionResult<LogicalPlan> {
+        let schema = Arc::clone(input.schema());
+        let mut columns = |what: &str, list: Option<&ast::Expr>| -> DataFusionResult<Vec<Column>> {
+            let Some(list) = list else { return Ok(Vec::new()) };
+            // What `PARTITION BY (a, b)` becomes.
+            let given = match list {
+                ast::Expr::Tuple(names) => Some(names.iter().collect()),
+                ast::Expr::Identifier(_) | ast::Expr::Nested(_) if what == "keys" => Some(vec![list]),
+                list => descriptor(list),
+            };
+            let given = given.ok_or_else(|| {
+                let error = Error::invalid(format!("'{list}' stands where ML_FORECAST has its {what}"));
+                at(error.help(Function::Forecast.usage()), span_of(list).or(self.span))
+            })?;
+            given.into_iter().map(|it| column(it, &schema, context)).collect()
+        };
+        let (time, features) = (columns("time", self.time.as_ref())?, columns("features", self.features.as_ref())?);
+        let keys = columns("keys", self.keys.as_ref())?;
+        let wrong = |message: &str| at(Error::invalid(message).help(self.function.usage()), self.span);
+        let Ok([time]) = <[Column; 1]>::try_from(time) else {
+            return Err(wrong("ML_FORECAST needs the one column of the event time"));
+        };
+        if features.is_empty() {
+            return Err(wrong("ML_FORECAST needs the columns that it forecasts from"));
+        }
+        let target = place_of(schema.as_arrow(), &model.options.target, "the model's target")
+            .map_err(|error| at(error, span_of(&self.model).or(self.span)))?;
+        let target = Column::from(schema.qualified_field(target));
+        let forecast = Forecast::try_new(Arc::new(input), model, (time, target), (features, keys));
+        forecast.map(Forecast::into_plan).map_err(|error| at(error, self.span))
     }
 
     /// One row of metrics.

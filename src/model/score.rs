@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::exact;
+
 /// Errors added up over rows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ErrorSums {
@@ -87,13 +89,16 @@ impl Spread {
 /// Measures of error, in the target's unit but for R2.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Score {
+    #[serde(deserialize_with = "exact::one")]
     pub rmse: f64,
+    #[serde(deserialize_with = "exact::one")]
     pub mae: f64,
     /// The mean of |error / target|, as a share, over the rows whose target is not 0.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "exact::maybe")]
     pub mape: Option<f64>,
     /// 1 - squared errors / squares about the test rows' own mean, as Spark and scikit-learn have it. Absent where the
     /// target is constant.
+    #[serde(default, deserialize_with = "exact::maybe")]
     pub r2: Option<f64>,
 }
 
@@ -103,13 +108,17 @@ pub struct Baseline {
     /// How many of the test rows it has a prediction for; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
+    #[serde(deserialize_with = "exact::one")]
     pub rmse: f64,
+    #[serde(deserialize_with = "exact::one")]
     pub mae: f64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "exact::maybe")]
     pub mape: Option<f64>,
+    #[serde(default, deserialize_with = "exact::maybe")]
     pub r2: Option<f64>,
     /// 1 - the model's RMSE / this RMSE, on the rows that it has a prediction for: 1 is perfect, 0 is no better, below 0
     /// is worse. Absent where this is perfect.
+    #[serde(default, deserialize_with = "exact::maybe")]
     pub skill: Option<f64>,
 }
 

@@ -12,12 +12,13 @@ use std::{
 
 use super::{
     artifact::Model,
+    live::LiveModel,
     predict::Scorer,
     registry::{Registry, Stored},
 };
 use crate::{
     catalog::{MODEL, ModelStatement, Vocabulary},
-    error::{Error, Place, Result},
+    error::{Error, ErrorKind, Place, Result, nearest},
 };
 
 /// Where models are kept, unless something else is said.
@@ -46,6 +47,8 @@ pub struct Models {
     default: Mutex<Registry>,
     declared: Mutex<BTreeMap<String, Declared>>,
     kept: Mutex<BTreeMap<String, Arc<Served>>>,
+    /// Those that learn while they forecast.
+    live: Mutex<BTreeMap<String, Arc<LiveModel>>>,
 }
 
 /// `CREATE MODEL` without AS SELECT, or after it.
@@ -97,6 +100,7 @@ impl Models {
             default: Mutex::new(Registry::new(directory)),
             declared: Mutex::default(),
             kept: Mutex::default(),
+            live: Mutex::default(),
         }
     }
 
@@ -132,6 +136,13 @@ impl Models {
             let line = first.place.as_ref().map_or_else(String::new, |place| format!(" (in line {})", place.line));
             let error = Error::invalid(format!("there is a model '{}' already{line}", statement.name));
             return Err(error.at(statement.place.clone()).help("write CREATE OR REPLACE MODEL to declare it anew"));
+        }
+        if LiveModel::is_declared(statement) {
+            let live = LiveModel::declared(statement, &self.registry())?;
+            // Its versions are served under the same name.
+            self.put(&live.name, live.registry.clone(), live.name.clone(), Some(statement.place.clone()));
+            lock(&self.live).insert(live.name.clone(), Arc::new(live));
+            return Ok(());
         }
         let mut options = statement.options(SERVED)?;
         let registry = options.not_blank("path")?.map_or_else(|| self.registry(), Registry::new);
@@ -169,6 +180,28 @@ impl Models {
             lock(&self.kept).insert(name.to_owned(), Arc::clone(&served));
         }
         Ok(served)
+    }
+
+    /// The model that SQL calls `name` and that learns while it forecasts.
+    ///
+    /// # Errors
+    /// `NotFound`, with what to declare.
+    pub fn live(&self, name: &str) -> Result<Arc<LiveModel>> {
+        let live = lock(&self.live);
+        if let Some(model) = live.get(name) {
+            return Ok(Arc::clone(model));
+        }
+        let what = match lock(&self.declared).contains_key(name) {
+            true => format!("the model '{name}' does not learn while it forecasts: it has no 'horizon'"),
+            false => format!("there is no CREATE MODEL {name}"),
+        };
+        let error = Error::new(ErrorKind::NotFound, what);
+        Err(match nearest(name, live.keys().map(String::as_str)) {
+            Some(near) => error.help(format!("did you mean '{near}'?")),
+            None => error.help(format!(
+                "declare what is forecast: CREATE MODEL {name} WITH ('target' = 'close', 'horizon' = '5 minutes')"
+            )),
+        })
     }
 
     fn locate(&self, name: &str) -> Result<(Registry, String)> {

@@ -62,7 +62,7 @@ impl AgedFactor {
 }
 
 /// The weight of a row that is this much older than the newest.
-fn fade(age: f64, half_life: HalfLife) -> f64 {
+pub(super) fn fade(age: f64, half_life: HalfLife) -> f64 {
     (-age / half_life.length()).exp2()
 }
 

@@ -27,6 +27,9 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_partitions: Vec<PartitionTimes>,
     pub operators: Vec<OperatorManifest>,
+    /// What ML_FORECAST has learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecaster: Option<StateRef>,
 }
 
 /// The state of one operator.
@@ -94,6 +97,7 @@ impl Manifest {
 
     /// All files that it needs, its own not among them.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
-        self.operators.iter().flat_map(|operator| &operator.files).map(|file| file.path.as_str())
+        let files = self.operators.iter().flat_map(|operator| &operator.files).map(|file| file.path.as_str());
+        files.chain(self.forecaster.iter().map(|place| place.path.as_str()))
     }
 }

@@ -7,13 +7,15 @@
 //! types rows are written; `inputs.rs` says what each table's part of a batch is, and `batch.rs` runs it
 //! (source -> decode -> plan -> output), and `isolate.rs` runs it again if an expression fails on some of the records; `output.rs` is where rows go; `commit.rs` makes them visible; `trigger.rs` says
 //! when; `progress.rs` and `window_progress.rs` tell the user, and `inspect` answers
-//! those who ask; `replay.rs` is where a query with late rows stands.
+//! those who ask; `replay.rs` is where a query with late rows stands; `forecast.rs` has a
+//! model that learns from the rows that a query gives.
 
 mod batch;
 mod columns;
 mod commit;
 mod constant;
 mod describe;
+mod forecast;
 mod inputs;
 pub mod inspect;
 mod isolate;

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::{
     columns::normalise,
-    constant, join, models,
+    constant, forecast, join, models,
     scan::{Run, StreamTable, TableScans, stream_table},
     stateless,
     static_table::{self, StaticTable},
@@ -26,6 +26,7 @@ use crate::{
     catalog::{Connector, Emit, Insert, Job, OutputMode, ParseMode, SqlText, Table, locate_error, parse_statements},
     error::{Error, ErrorKind, OUT_OF_MEMORY, Result},
     event_time::QueryWatermark,
+    model::live::Question,
     query::{FilesVersion, StoredTable},
     session::{SessionLimits, plan_sql, session},
 };
@@ -52,6 +53,8 @@ pub struct QueryPlan {
     pub emit: Emit,
     /// Its windows wait for the watermark of the source.
     waits: bool,
+    /// What it forecasts, if it has ML_FORECAST.
+    question: Option<Question>,
 }
 
 /// The Kafka tables that a query may read.
@@ -141,6 +144,7 @@ impl QueryPlan {
             stateless::check_emit(emit)?;
         }
         join::check(&optimized, windowed)?;
+        let question = forecast::question(&logical, windowed, emit.mode)?;
         let sources = sources(&logical, streams)?;
         let logical = normalise(logical)?;
         let schema = Arc::clone(logical.schema().inner());
@@ -172,7 +176,7 @@ impl QueryPlan {
         }
         let models = models::QueryModels::of(&optimized)?;
         let optimized = (!depends_on_time(&logical)?).then_some(optimized);
-        Ok(Self { context, logical, optimized, schema, sources, statics, models, windowed, emit, waits })
+        Ok(Self { context, logical, optimized, schema, sources, statics, models, windowed, emit, waits, question })
     }
 
     /// The schema of the rows that it gives.
@@ -300,6 +304,7 @@ impl QueryPlan {
             let props = state.execution_props_mut();
             *props = props.clone().with_query_execution_start_time(time);
         }
+        forecast::make_room(&mut state, self.question.as_ref());
         state
     }
 }

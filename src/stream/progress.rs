@@ -13,6 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::{
+    forecast::ForecastProgress,
     models::ModelInUse,
     window_progress::{WindowProgress, iso_ms},
 };
@@ -151,6 +152,9 @@ impl QueryProgress {
             put("eventTime", windows.event_time());
         }
         put("stateOperators", json!(self.windows.as_ref().map(WindowProgress::state_operators).unwrap_or_default()));
+        if let Some(forecast) = self.windows.as_ref().and_then(|windows| windows.forecast.as_ref()) {
+            put("forecast", forecast.to_json());
+        }
         let sources = 0..self.sources.len();
         put("sources", sources.map(|source| self.source_json(source, since_last_ms)).collect());
         if !self.static_tables.is_empty() {
@@ -187,7 +191,8 @@ impl QueryProgress {
         let Ledger { filtered, bad, late, .. } = self.totals;
         let written = self.totals.output_rows();
         let windows = self.windows.as_ref().map_or_else(String::new, |windows| {
-            format!("  late {late}  in state {}  watermark {}", self.totals.in_state(), windows.watermark())
+            let forecast = windows.forecast.as_ref().map_or_else(String::new, ForecastProgress::line);
+            format!("  late {late}  in state {}  watermark {}{forecast}", self.totals.in_state(), windows.watermark())
         });
         let models: String = self.models.iter().map(ModelInUse::to_text).collect();
         format!(

@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
-use super::windowed::OperatorCounts;
+use super::{forecast::ForecastProgress, windowed::OperatorCounts};
 use crate::event_time::{EventTimeStats, NO_WATERMARK_MS};
 
 /// The windows of one batch.
@@ -18,6 +18,8 @@ pub struct WindowProgress {
     /// The first of them, as JSON objects, with the reason in `late_reason`.
     pub late_samples: Vec<Value>,
     pub operators: Vec<OperatorCounts>,
+    /// Of a query with ML_FORECAST.
+    pub forecast: Option<ForecastProgress>,
     /// How long the list of the state's files took to write.
     pub commit_ms: u64,
 }

@@ -21,7 +21,7 @@ use super::{
     session_exec::SessionAssignExec,
 };
 
-/// Teaches a session event-time windows: in FROM, in GROUP BY, and their execution.
+/// Teaches a session event-time windows, in FROM and in GROUP BY; `WindowExtensions` is their execution.
 pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder.scalar_functions().get_or_insert_default().extend(grouped::functions());
     builder.with_relation_planners(vec![Arc::new(WindowRelations)])

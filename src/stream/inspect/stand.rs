@@ -99,7 +99,7 @@ async fn stand(
     {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
-        let mut state = QueryState::new(&planned.operators, plan.watermark(), checkpoint.store().clone());
+        let mut state = QueryState::new(&planned, plan.watermark(), checkpoint.store().clone());
         match reset {
             true => state.reset(Some(place), stand.watermark_ms).await?,
             false => state.restore(place, stand.watermark_ms).await?,

@@ -18,6 +18,7 @@ use crate::{
     sink::file::FileSink,
     stream::{
         batch::{BatchResult, BatchWork, records_read, write_dead_letters},
+        forecast::Learning,
         inputs::Inputs,
         isolate::{Good, Isolator},
         output::{BatchWriter, Output},
@@ -144,6 +145,7 @@ async fn attempt(
         late: settled.counts.late,
         late_samples: windowed.planned.late.samples(),
         operators: settled.operators,
+        forecast: state.learning.as_ref().map(Learning::progress),
         commit_ms: step.elapsed_ms(),
     };
     crash_point("staged", work.batch);

@@ -72,7 +72,7 @@ impl Running {
     async fn empty(plan: &QueryPlan, store: &Store) -> Result<QueryState> {
         let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
         let planned = plan.windowed(0, (nothing, i64::MAX), None).await?.planned;
-        Ok(QueryState::new(&planned.operators, plan.watermark(), store.clone()))
+        Ok(QueryState::new(&planned, plan.watermark(), store.clone()))
     }
 
     async fn restart(&mut self) -> Result<()> {

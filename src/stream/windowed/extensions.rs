@@ -23,6 +23,7 @@ use super::{
 use crate::{
     asof::{AsofExtensions, AsofJoin},
     error::Result,
+    model::live::ForecastExtension,
     state::Labels,
     window::{SessionAssign, WindowAssign, WindowExtensions, WindowSpec},
 };
@@ -32,7 +33,7 @@ use crate::{
 /// # Errors
 /// DataFusion's.
 pub async fn physical(plan: &LogicalPlan, state: &SessionState, stage: StagePlanner) -> Result<Arc<dyn ExecutionPlan>> {
-    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(stage)]);
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(stage), Arc::new(ForecastExtension)]);
     Ok(planner.create_physical_plan(plan, state).await?)
 }
 

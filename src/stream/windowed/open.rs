@@ -8,7 +8,7 @@ use crate::{
     event_time::NO_WATERMARK_MS,
     sink::file::FileSink,
     store::Store,
-    stream::{commit::is_left_over, output, plan::QueryPlan},
+    stream::{commit::is_left_over, forecast::Learning, output, plan::QueryPlan},
 };
 
 /// The windows of one query.
@@ -31,7 +31,10 @@ impl Windows {
         let schema = plan.stages()?.late_schema();
         let schema = schema.ok_or_else(|| Error::internal("a query with windows has no window"))?;
         let (late_store, late_sink) = output::late(sink, schema, checkpoint).await?;
-        let state = QueryState::new(&planned.operators, plan.watermark(), checkpoint.store().clone());
+        let mut state = QueryState::new(&planned, plan.watermark(), checkpoint.store().clone());
+        if let Some(learning) = &mut state.learning {
+            learning.publish_for(&checkpoint.query_id);
+        }
         Ok(Self { state, late_store, late_sink, swept: false })
     }
 
@@ -55,7 +58,8 @@ impl Windows {
         for operator in &mut self.state.operators {
             operator.load(stage_us(watermark_ms, operator.layout.behind_us)).await?;
         }
-        Ok(())
+        // Of the batch that the run before may have died after.
+        self.state.learning.as_mut().map_or(Ok(()), Learning::publish)
     }
 
     /// The batch that was run is committed: the files of state that nobody needs any more go.
@@ -63,6 +67,8 @@ impl Windows {
     /// # Errors
     /// The store's.
     pub async fn committed(&mut self, query_id: &str, batch: u64) -> Result<()> {
+        // Not earlier: a batch that is given up has promoted nothing.
+        self.state.learning.as_mut().map_or(Ok(()), Learning::publish)?;
         // Only after a commit of our own: before, they may belong to another instance that wins, or to a batch that
         // another run prepared and this one only finishes.
         if self.state.committed().await? && !std::mem::replace(&mut self.swept, true) {

@@ -26,6 +26,7 @@ use crate::{
     event_time::{NO_WATERMARK_MS, QueryWatermark},
     state::{FILE_BYTES, Labels, Manifest, OperatorState, StateLayout, StateRef, slice_bytes},
     store::Store,
+    stream::forecast::{self, Learning},
 };
 
 /// A batch that leaves more small files of state than this makes fewer of them.
@@ -38,6 +39,8 @@ pub struct QueryState {
     pub tracker: QueryWatermark,
     /// When rows of groups that change were written last, by the batch's timestamp.
     pub emitted_ms: Option<i64>,
+    /// Of a query with ML_FORECAST.
+    pub learning: Option<Learning>,
     /// After the last committed batch.
     saved: Option<(StateRef, Manifest)>,
     /// After the batch that is being run.
@@ -113,12 +116,13 @@ pub struct Absorbed {
 }
 
 impl QueryState {
-    /// The empty state of a query whose operators are `planned`. `store` is the checkpoint.
-    pub fn new(planned: &[PlannedOperator], tracker: QueryWatermark, store: Store) -> Self {
+    /// The empty state of a query that is planned like this. `store` is the checkpoint.
+    pub fn new(planned: &PlannedStages, tracker: QueryWatermark, store: Store) -> Self {
         let operator =
             |planned: &PlannedOperator| OperatorState::new(planned.name.clone(), planned.layout.clone(), store.clone());
-        let operators = planned.iter().map(operator).collect();
-        Self { store, operators, tracker, emitted_ms: None, saved: None, next: None, files: Arc::default() }
+        let operators = planned.operators.iter().map(operator).collect();
+        let (files, learning) = (Arc::default(), Learning::of(&planned.task));
+        Self { store, operators, tracker, emitted_ms: None, learning, saved: None, next: None, files }
     }
 
     /// Goes on with what `place` lists; `watermark_ms` is that of the batch that wrote it.
@@ -147,6 +151,7 @@ impl QueryState {
         for (operator, kept) in self.operators.iter_mut().zip(&manifest.operators) {
             *operator = operator.clone().restore(kept)?;
         }
+        forecast::restore(self.learning.as_mut(), manifest.forecaster.as_ref(), &self.store).await?;
         self.tracker = self.tracker.clone().restore(manifest.sources(), watermark_ms);
         self.emitted_ms = manifest.emitted_ms;
         self.saved = Some((place, manifest));
@@ -177,6 +182,9 @@ impl QueryState {
     pub async fn absorb(&mut self, planned: &PlannedStages, watermarks: Watermarks, owner: &str) -> Result<Absorbed> {
         let files = Arc::new(FileNames { owner: owner.to_owned(), count: AtomicU64::new(0) });
         self.files = Arc::clone(&files);
+        if let Some(learning) = &self.learning {
+            learning.lend(&planned.task);
+        }
         let (mut held, mut released) = (0, Vec::new());
         let mut counted = vec![OperatorCounts::default(); planned.operators.len()];
         for depth in 0..=planned.operators.iter().map(|operator| operator.depth).max().unwrap_or(0) {
@@ -205,6 +213,9 @@ impl QueryState {
     pub async fn settle(&mut self, planned: &PlannedStages, absorbed: Absorbed) -> Result<Settled> {
         let Absorbed { held, released, mut operators, watermarks } = absorbed;
         let files = Arc::clone(&self.files);
+        if let Some(learning) = &mut self.learning {
+            learning.take_back(&planned.task)?;
+        }
         for operator in &planned.operators {
             count_unread(operator, planned).await?;
         }
@@ -258,6 +269,10 @@ impl QueryState {
     /// The store's.
     pub async fn save(&mut self, batch: u64, owner: &str) -> Result<StateRef> {
         let mut sources = self.tracker.partitions().into_iter();
+        let forecaster = match &mut self.learning {
+            Some(learning) => Some(learning.save(&self.store, owner).await?),
+            None => None,
+        };
         let manifest = Manifest {
             batch_id: batch,
             datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
@@ -265,6 +280,7 @@ impl QueryState {
             more_partitions: sources.collect(),
             emitted_ms: self.emitted_ms,
             operators: self.operators.iter().map(OperatorState::manifest).collect(),
+            forecaster,
         };
         let place = manifest.write(&self.store, owner).await?;
         self.next = Some((place.clone(), manifest));

@@ -183,7 +183,7 @@ impl<'a> Stream<'a> {
         scans.put(Run::default(), &rows.project(&scans.projection).unwrap()).unwrap();
         let (owner, mut written) = (format!("q-{}-run", self.batch), Vec::new());
         let planned = &windowed.planned;
-        let empty = || QueryState::new(&planned.operators, self.plan.watermark(), self.store.clone());
+        let empty = || QueryState::new(planned, self.plan.watermark(), self.store.clone());
         let mut state = self.state.take().unwrap_or_else(empty);
         let absorbed = state.absorb(planned, watermarks, &owner).await.unwrap();
         let mut stream = planned.rest().unwrap();
