@@ -3,8 +3,8 @@
 
 use proptest::{prelude::*, test_runner::TestCaseResult};
 
-use super::tests::{Event, SECOND_US, Stream, Streamed, batch_query, events, job, rows};
-use crate::{event_time::NO_WATERMARK_MS, store::Store, stream::plan::QueryPlan};
+use super::tests::{self, Event, Fate, SECOND_US, Step, Stream, Streamed, cases, job, micros, rows, steps};
+use crate::{store::Store, stream::plan::QueryPlan};
 
 const BOUNDS: &[&str] = &[
     "b.ts BETWEEN a.ts - INTERVAL '5 seconds' AND a.ts + INTERVAL '2 seconds'",
@@ -51,38 +51,14 @@ const JOINS: &[&str] = &[
      size, price) w JOIN prices b ON {w}",
 ];
 
-pub(super) fn check(sql: &str, batches: &[Vec<Event>]) -> TestCaseResult {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let job = job(sql);
-        let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().display().to_string()).await.unwrap();
-        let (mut stream, mut out) = (Stream::new(&plan, store).await, Streamed::default());
-        let (mut all, mut next_id, mut newest, mut to_ms) = (Vec::new(), 0, i64::MIN, NO_WATERMARK_MS);
-        for events in batches {
-            let closed_us = if stream.from_ms == NO_WATERMARK_MS { i64::MIN } else { stream.from_ms * 1000 };
-            let events: Vec<(i64, Event)> = (next_id..).zip(events.iter().copied()).collect();
-            next_id += 100;
-            // What windows inside would not take is late for them, and not for the others.
-            let first_us =
-                if sql.contains("window_time AS ts") { closed_us.saturating_add(5 * SECOND_US) } else { closed_us };
-            let in_time = |event: &&(i64, Event)| event.1.0.is_some_and(|t| t * SECOND_US + event.1.1 >= first_us);
-            let in_time: Vec<(i64, Event)> = events.iter().filter(in_time).copied().collect();
-            stream.run(&rows(&in_time, &job), to_ms, &mut out).await;
-            all.push(rows(&in_time, &job));
-            newest = events.iter().filter_map(|(_, event)| event.0).max().unwrap_or(newest).max(newest);
-            if newest > i64::MIN {
-                to_ms = to_ms.max((newest - 5) * 1000);
-            }
-        }
-        stream.run(&rows(&[], &job), 10_000_000, &mut out).await;
-        out.lines.sort();
-        prop_assert_eq!(out.late, 0, "{}", sql);
-        prop_assert_eq!(&out.lines, &batch_query(&all, &job).await, "{}", sql);
-        prop_assert_eq!(out.ledger.in_state(), 0);
-        Ok(())
-    })
+pub(super) fn check(sql: &str, steps: &[Step]) -> TestCaseResult {
+    // What windows inside would not take is late for them, and not for the others.
+    let more_us = if sql.contains("window_time AS ts") { 5 * SECOND_US } else { 0 };
+    let fate = |event: &Event, closed_us: i64| match micros(event) {
+        Some(time) if time >= closed_us.saturating_add(more_us) => Fate::InTime,
+        _ => Fate::Absent,
+    };
+    tests::check(sql, steps, 5, |_, events, closed_us| events.iter().map(|(_, event)| fate(event, closed_us)).collect())
 }
 
 fn queries() -> impl Strategy<Value = String> {
@@ -94,11 +70,11 @@ fn queries() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases(300))]
 
     #[test]
-    fn pairs_of_a_stream_are_those_of_a_batch(sql in queries(), batches in events()) {
-        check(&sql, &batches)?;
+    fn pairs_of_a_stream_are_those_of_a_batch(sql in queries(), steps in steps()) {
+        check(&sql, &steps)?;
     }
 }
 
@@ -110,19 +86,19 @@ async fn what_nobody_can_meet_is_forgotten() {
     let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(&directory.path().display().to_string()).await.unwrap();
-    let (mut stream, mut out) = (Stream::new(&plan, store).await, Streamed::default());
+    let (mut stream, mut out) = (Stream::new(&plan, store), Streamed::default());
     let event = |seconds: i64, fine: i64| (Some(seconds), fine, 0, None, 0);
-    stream.run(&rows(&[(1, event(10, 0)), (2, event(15, 0)), (3, event(17, 1))], &job), 17_000, &mut out).await;
+    stream.run(&rows(&[(1, event(10, 0)), (2, event(15, 0)), (3, event(17, 1))], &job), 17_000, false, &mut out).await;
     // Row 1 has waited until 12.000001, row 2 waits until 17.000001.
     assert_eq!(out.last, ["1|1"]);
-    let rows_of = |stream: &Stream<'_>| stream.state.operators.iter().map(|it| it.rows()).collect::<Vec<_>>();
+    let rows_of = |stream: &Stream<'_>| stream.state.as_ref().unwrap().operators.iter().map(|it| it.rows()).collect::<Vec<_>>();
     // Row 1 may be wanted by a row of 15, as there is one that waits.
     assert_eq!(rows_of(&stream), [2, 3]);
     assert_eq!(out.ledger.in_state(), 2 + 1, "two wait, one is held as a partner that is not passed");
-    stream.run(&rows(&[(4, event(16, 999_999)), (5, event(17, 0))], &job), 17_001, &mut out).await;
+    stream.run(&rows(&[(4, event(16, 999_999)), (5, event(17, 0))], &job), 17_001, true, &mut out).await;
     assert_eq!(out.late, 2, "row 4, on each side");
     assert_eq!(out.last, ["2|1", "2|2", "2|5"]);
-    stream.run(&rows(&[], &job), 1_000_000, &mut out).await;
+    stream.run(&rows(&[], &job), 1_000_000, false, &mut out).await;
     assert_eq!(out.last, ["3|2", "3|3", "3|5", "5|2", "5|3", "5|5"]);
     assert_eq!(rows_of(&stream), [0, 0]);
     assert_eq!(out.ledger.in_state(), 0);

@@ -57,6 +57,7 @@ mod asof_tests;
 mod corpus_tests;
 #[cfg(test)]
 mod grammar_tests;
+#[cfg(test)]
 mod interval_tests;
 #[cfg(test)]
 mod join_tests;
