@@ -137,7 +137,7 @@ mod tests {
         );
         let job = Job::parse("job.sql", &sql, &Variables::default()).unwrap();
         let Connector::File(table) = &job.tables[0].connector else { panic!("a file table") };
-        let late = FileTable { path: format!("{place}/data_late"), ..table.clone() };
+        let late = FileTable { path: format!("{place}/data_late"), ..table.as_ref().clone() };
         let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
         // The directories of the job, what is in them, and what they are in.
         for path in ["/data", "/data/x", "/data_late", "/data_late/x", ""] {
