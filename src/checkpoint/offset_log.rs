@@ -1,5 +1,7 @@
 //! `offsets/N`: what batch N reads, in Spark's text.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -23,6 +25,9 @@ pub struct OffsetEntry {
 
 /// Where the batch starts: mostly where the one before it ends, but not after records were lost.
 const START: &str = "tidemill.start";
+
+/// The version of each model that the batch predicts with, as JSON.
+const MODELS: &str = "tidemill.models";
 
 /// `false`: the batch only takes records in, and writes no rows (`EMIT PERIODIC`).
 const EMITS: &str = "tidemill.emits";
@@ -78,6 +83,25 @@ impl OffsetEntry {
     /// Does the batch write rows?
     pub fn emits(&self) -> bool {
         self.conf.get(EMITS).and_then(Value::as_str) != Some("false")
+    }
+
+    /// Notes which versions of models the batch predicts with, however often it is run.
+    #[must_use]
+    pub fn predicting_with(mut self, versions: &BTreeMap<String, u64>) -> Self {
+        if !versions.is_empty() {
+            // A text, as all values of Spark's map are.
+            self.conf.insert(MODELS.to_owned(), Value::from(serde_json::json!(versions).to_string()));
+        }
+        self
+    }
+
+    /// The version of each model that the batch predicts with.
+    ///
+    /// # Errors
+    /// `Corrupt` for a text that is none.
+    pub fn models(&self) -> Result<BTreeMap<String, u64>> {
+        let Some(text) = self.conf.get(MODELS).and_then(Value::as_str) else { return Ok(BTreeMap::new()) };
+        serde_json::from_str(text).map_err(|error| Error::corrupt(format!("{MODELS} names no models: {error}")))
     }
 
     /// Where the batch starts, if that is noted (Spark does not).
@@ -209,6 +233,15 @@ mod tests {
         assert_eq!((read.ends.clone(), read.starts().unwrap().unwrap()), (ends, starts.to_vec()));
         let cut = text.rsplit_once('\n').unwrap().0;
         assert!(OffsetEntry::parse(cut).is_err(), "a missing source is noticed");
+    }
+
+    #[test]
+    fn names_the_models_of_the_batch() {
+        assert!(entry().models().unwrap().is_empty());
+        let versions = BTreeMap::from([("price@2".to_owned(), 2), ("sell".to_owned(), 11)]);
+        let text = entry().predicting_with(&versions).to_text("run");
+        assert!(text.contains(r#""tidemill.models":"{\"price@2\":2,\"sell\":11}""#), "{text}");
+        assert_eq!(OffsetEntry::parse(&text).unwrap().models().unwrap(), versions);
     }
 
     #[test]

@@ -109,7 +109,11 @@ impl ScalarUDFImpl for Predict {
         let served = self.models.find(name)?;
         let types: Vec<DataType> =
             args[1..].iter().map(|arg| info.get_data_type(arg)).collect::<DataFusionResult<_>>()?;
-        let bound = Bound::new(served, &types)?;
+        let mut bound = Bound::new(served, &types)?;
+        if self.models.keeps() && !args[1..].iter().any(Expr::any_column_refs) {
+            // A constant would be folded into the plan, and stay when the version changes.
+            bound.signature.volatility = Volatility::Volatile;
+        }
         args.remove(0);
         let call = datafusion::logical_expr::expr::ScalarFunction::new_udf(Arc::new(ScalarUDF::from(bound)), args);
         Ok(ExprSimplifyResult::Simplified(Expr::ScalarFunction(call)))

@@ -78,8 +78,8 @@ pub struct Served {
     registry: Registry,
     reference: String,
     current: RwLock<Arc<Version>>,
-    /// The newest version that was looked at and not taken.
-    refused: Mutex<Option<u64>>,
+    /// The newest version that was looked at and not taken, and why.
+    refused: Mutex<Option<(u64, String)>>,
 }
 
 /// What a look for another version has found.
@@ -287,10 +287,16 @@ impl Served {
     }
 
     fn refuse(&self, revision: u64, error: Error) -> Look {
-        match lock(&self.refused).replace(revision) {
-            Some(known) if known == revision => Look::Same,
+        let why = (revision, error.message().to_owned());
+        match lock(&self.refused).replace(why.clone()) {
+            Some(known) if known == why => Look::Same,
             _ => Look::Refused(error),
         }
+    }
+
+    /// Why the version that the name means was not taken at the last look.
+    pub fn refusal(&self) -> Option<String> {
+        lock(&self.refused).as_ref().map(|(_, why)| why.clone())
     }
 
     /// Predicts by this version from now on.

@@ -137,6 +137,7 @@ async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option
         let FilesVersion { table, files, bytes, .. } = version;
         let _ = writeln!(sources, "joins {table}: {files} files, {bytes} bytes, looked at again before each batch");
     }
+    sources.push_str(&plan.models.describe());
     let windows = match plan.windowed {
         true => describe_windows(&plan, &late_path(sink, checkpoint_location.unwrap_or("the checkpoint"))).await?,
         false => String::new(),

@@ -2,7 +2,7 @@
 //!
 //! `launch.rs` starts every INSERT of a job file as a `query.rs` of its own, `describe.rs` only checks them; `plan.rs`
 //! makes the bounded DataFusion plan, over Kafka tables (`scan.rs`) and the stored files that it joins
-//! (`static_table.rs`, `join.rs`); `stateless.rs` refuses what one batch alone cannot answer and `constant.rs` what
+//! (`static_table.rs`, `join.rs`), with the models that it predicts with (`models.rs`); `stateless.rs` refuses what one batch alone cannot answer and `constant.rs` what
 //! fails for every record; `inputs.rs` says what each table's part of a batch is, and `batch.rs` runs it
 //! (source -> decode -> plan -> output), and `isolate.rs` runs it again if an expression fails on some of the records; `output.rs` is where rows go; `commit.rs` makes them visible; `trigger.rs` says
 //! when; `progress.rs` and `window_progress.rs` tell the user, and `inspect` answers
@@ -20,6 +20,7 @@ mod isolate;
 mod join;
 mod launch;
 mod models;
+mod normalise;
 mod output;
 mod plan;
 mod progress;
@@ -35,7 +36,7 @@ mod windowed;
 
 pub use describe::describe;
 pub use launch::{StreamOptions, launch};
-pub use plan::normalise;
+pub use normalise::normalise;
 pub use progress::{ProgressFormat, QueryProgress};
 pub use replay::{LateQuery, Standing};
 pub use trigger::Trigger;

@@ -2,15 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use arrow::{
-    array::RecordBatch,
-    datatypes::{DataType, SchemaRef, TimeUnit},
-};
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use chrono::{DateTime, Utc};
 use datafusion::{
     common::tree_node::TreeNodeRecursion,
     execution::{SessionState, TaskContext},
-    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast},
+    logical_expr::LogicalPlan,
     physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream, execution_plan::reset_plan_states},
     prelude::SessionContext,
 };
@@ -18,6 +15,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::{
     constant, forecast, join, models,
+    normalise::normalise,
     scan::{Run, StreamTable, TableScans, stream_table},
     stateless,
     static_table::{self, StaticTable},
@@ -45,6 +43,7 @@ pub struct QueryPlan {
     /// The Kafka tables that it reads, in the order of its text.
     pub sources: Vec<Source>,
     statics: Vec<Arc<StaticTable>>,
+    pub models: models::QueryModels,
     /// It aggregates, or looks at earlier rows, so it needs state.
     pub windowed: bool,
     /// Which rows it writes.
@@ -137,12 +136,12 @@ impl QueryPlan {
         let optimized = context.state().optimize(&logical)?;
         let emit = job.emit(insert)?;
         let windowed = windowed::needs_state(&optimized, emit.mode)?;
+        let question = forecast::question(&logical, windowed, emit.mode)?;
         if !windowed {
             stateless::check(&logical)?;
             stateless::check_emit(emit)?;
         }
         join::check(&optimized, windowed)?;
-        let question = forecast::question(&logical, windowed, emit.mode)?;
         let sources = sources(&logical, streams)?;
         let logical = normalise(logical)?;
         let schema = Arc::clone(logical.schema().inner());
@@ -171,7 +170,8 @@ impl QueryPlan {
         for table in &statics {
             table.plan(&optimized)?;
         }
-        Ok(Self { context, logical, schema, sources, statics, windowed, emit, waits, question })
+        let models = models::QueryModels::of(&optimized)?;
+        Ok(Self { context, logical, schema, sources, statics, models, windowed, emit, waits, question })
     }
 
     /// The schema of the rows that it gives.
@@ -455,43 +455,4 @@ async fn plan_select(context: &SessionContext, select: &SqlText) -> Result<Logic
 /// The name as SQL identifiers are compared: DataFusion folds what is not quoted to lower case.
 fn quoted(name: &str) -> datafusion::common::TableReference {
     datafusion::common::TableReference::bare(name.to_owned())
-}
-
-/// Casts the output to the types that files hold: no views or dictionaries, timestamps in microseconds.
-///
-/// # Errors
-/// `Invalid` for a column without a type.
-pub fn normalise(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let mut columns = Vec::new();
-    let mut changed = false;
-    for (qualifier, field) in plan.schema().iter() {
-        if *field.data_type() == DataType::Null {
-            return Err(Error::invalid(format!("the column {:?} is NULL without a type", field.name()))
-                .help("CAST it to the type that the files shall have"));
-        }
-        let column = Expr::Column((qualifier, field).into());
-        let wanted = file_type(field.data_type());
-        let qualified = qualifier.is_some();
-        if wanted != *field.data_type() {
-            columns.push(cast(column, wanted).alias(field.name()));
-            changed = true;
-        } else {
-            changed |= qualified;
-            columns.push(column.alias(field.name()));
-        }
-    }
-    if !changed {
-        return Ok(plan);
-    }
-    Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
-}
-
-fn file_type(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
-        DataType::Dictionary(_, values) => file_type(values),
-        DataType::Timestamp(TimeUnit::Nanosecond, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
-        other => other.clone(),
-    }
 }

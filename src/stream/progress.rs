@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     forecast::ForecastProgress,
+    models::ModelInUse,
     window_progress::{WindowProgress, iso_ms},
 };
 use crate::{
@@ -63,6 +64,8 @@ pub struct QueryProgress {
     pub latest: Vec<Offsets>,
     /// Records.
     pub consumed: Vec<u64>,
+    /// The models that the batch predicted with.
+    pub models: Vec<ModelInUse>,
     /// The stored files that the batch joined.
     pub static_tables: Vec<FilesVersion>,
     pub ledger: Ledger,
@@ -88,6 +91,7 @@ impl QueryProgress {
             ends: Vec::new(),
             latest: Vec::new(),
             consumed: Vec::new(),
+            models: Vec::new(),
             static_tables: Vec::new(),
             ledger: Ledger::default(),
             totals: Ledger::default(),
@@ -156,6 +160,9 @@ impl QueryProgress {
         if !self.static_tables.is_empty() {
             put("staticTables", json!(self.static_tables));
         }
+        if !self.models.is_empty() {
+            put("models", json!(self.models));
+        }
         put("sink", json!({"description": self.sink, "numOutputRows": self.ledger.output_rows()}));
         put("ledger", json!({"batch": self.ledger, "total": self.totals}));
         Value::Object(progress)
@@ -187,8 +194,9 @@ impl QueryProgress {
             let forecast = windows.forecast.as_ref().map_or_else(String::new, ForecastProgress::line);
             format!("  late {late}  in state {}  watermark {}{forecast}", self.totals.in_state(), windows.watermark())
         });
+        let models: String = self.models.iter().map(ModelInUse::to_text).collect();
         format!(
-            "{}  batch {}  {} rows/s  written {written}  filtered {filtered}  bad {bad}{windows}  behind {}  {} ms",
+            "{}  batch {}  {} rows/s  written {written}  filtered {filtered}  bad {bad}{windows}{models}  behind {}  {} ms",
             self.name,
             self.batch_id,
             self.rows_per_second().round(),

@@ -10,6 +10,7 @@ use super::{
     batch::{BatchResult, BatchWork, run_batch},
     commit::{self, Committer, Totals},
     inputs::{self, Inputs},
+    models,
     output::{self, Output},
     plan::QueryPlan,
     progress::{QueryProgress, Reporter},
@@ -204,10 +205,14 @@ impl StreamingQuery {
                 continue;
             };
             progress.latest = latest;
+            for sentence in self.plan.models.look() {
+                reporter.warn(&self.name, &sentence);
+            }
             let entry =
                 OffsetEntry { watermark_ms: logged_watermark(watermark_ms), timestamp_ms, conf: spark_conf(), ends }
                     .starting_at(&self.inputs.positions())
-                    .emitting(emits);
+                    .emitting(emits)
+                    .predicting_with(&self.plan.models.versions());
             let step = Stopwatch::start();
             self.checkpoint.write_offsets(self.next_batch, &entry).await?;
             progress.durations.wal_commit = step.elapsed_ms();
@@ -262,6 +267,9 @@ impl StreamingQuery {
         let batch = self.next_batch;
         let ends = inputs::per_source(entry.ends.clone(), self.inputs.count())?;
         let starts = self.inputs.positions();
+        let versions = entry.models()?;
+        self.plan.models.go_to(&versions).map_err(|error| models::gone(error, batch, self.checkpoint.url()))?;
+        progress.models = self.plan.models.in_use();
         let (ranges, lost) = self.inputs.ranges(&ends).await?;
         for sentence in &lost.sentences {
             reporter.warn(&self.name, sentence);
