@@ -1,4 +1,4 @@
--- What `tidemill demo` runs: simulated Bitcoin prices from a Kafka topic into three directories, exactly once.
+-- What `tidemill demo` runs: simulated Bitcoin prices from a Kafka topic into four directories, exactly once.
 -- It is an ordinary job file. Against a Kafka of your own:
 --   tidemill produce simulate --brokers localhost:9092 --topic bitcointopic --model random-walk
 --   tidemill stream sql/demo.sql -D KAFKA=localhost:9092 -D DIR=/tmp/tidemill-demo
@@ -47,6 +47,30 @@ CREATE TABLE candles WITH (
   checkpointLocation = '${DIR:-tidemill-demo}/checkpoints/candles'
 );
 
+-- A model that learns while it forecasts: the price of a second, five seconds ahead. A random walk cannot be foretold, and
+-- its skill beside the forecast that nothing changes says so.
+CREATE MODEL price_ahead WITH (
+  'target'  = 'price',
+  'horizon' = '5 seconds',
+  'retrain' = '10 seconds',
+  'holdout' = '10 rows',
+  'minRows' = 10,
+  'path'    = '${DIR:-tidemill-demo}/models'
+);
+
+CREATE TABLE forecasts WITH (
+  connector = 'file',
+  path = '${DIR:-tidemill-demo}/forecasts',
+  format = 'csv',
+  header = 'true',
+  checkpointLocation = '${DIR:-tidemill-demo}/checkpoints/forecasts'
+);
+
+CREATE VIEW seconds AS
+SELECT window_end, last_value(sell_price ORDER BY timestamp) AS price, max(sell_price) - min(sell_price) AS spread
+FROM TUMBLE(bitcoin, timestamp, INTERVAL '1 second')
+GROUP BY window_start, window_end;
+
 INSERT INTO prices
 SELECT timestamp, buy_price, sell_price, sell_price - buy_price AS spread, volume, volatility FROM bitcoin;
 
@@ -59,3 +83,9 @@ SELECT window_start,
        min(sell_price) AS low, last_value(sell_price ORDER BY timestamp) AS close, sum(volume) AS volume
 FROM TUMBLE(bitcoin, timestamp, INTERVAL '5 seconds')
 GROUP BY window_start, window_end;
+
+INSERT INTO forecasts
+SELECT window_end, price, prediction, target_time, model_version, forecast, error, naive_error, prequential_rmse,
+       prequential_skill, drift
+FROM ML_FORECAST(TABLE (SELECT window_end, price, price - lag(price) OVER (ORDER BY window_end) AS change, spread FROM seconds),
+                 MODEL price_ahead, DESCRIPTOR(window_end), DESCRIPTOR(price, change, spread));

@@ -3,7 +3,7 @@
 --   1. put prices into Kafka     tidemill produce simulate --topic bitcointopic --model random-walk
 --   2. look without running      tidemill stream sql/forecast.sql --dry-run
 --   3. run it                    tidemill stream sql/forecast.sql
---   4. look at the forecasts     tidemill query --job sql/forecast.sql "SELECT * FROM forecasts ORDER BY window_end"
+--   4. look at the forecasts     tidemill query --job sql/forecast.sql "SELECT * FROM forecast ORDER BY window_end"
 --   5. and at the models         tidemill models list price_ahead
 --
 -- A backtest is the same SELECT as a query: `tidemill query` over the topic or over stored rows gives the rows that the
@@ -24,11 +24,11 @@ CREATE TABLE bitcoin (
 );
 
 
-CREATE TABLE forecasts WITH (
+CREATE TABLE forecast WITH (
   connector = 'file',
-  path = '${HDFS:-hdfs://localhost:9000}/bitcoin/data/forecasts',
+  path = '${HDFS:-hdfs://localhost:9000}/bitcoin/data/forecast',
   format = 'parquet',
-  checkpointLocation = '${HDFS:-hdfs://localhost:9000}/bitcoin/data/forecasts_checkpoint'
+  checkpointLocation = '${HDFS:-hdfs://localhost:9000}/bitcoin/data/forecast_checkpoint'
 );
 
 
@@ -73,7 +73,7 @@ WINDOW w AS (ORDER BY window_end);
 
 -- Each row is a forecast, for target_time, and the truth about the forecast that was made for it five minutes before:
 -- forecast, its error, the naive forecast's error on the same row, and the errors of all forecasts so far.
-INSERT INTO forecasts
+INSERT INTO forecast
 SELECT window_end, close, prediction, target_time, model_version,
        forecast, error, naive_error, prequential_mae, prequential_rmse, prequential_skill, drift
 FROM ML_FORECAST(TABLE features, MODEL price_ahead, DESCRIPTOR(window_end),

@@ -25,6 +25,8 @@ use crate::{
 
 /// A line that moves every so often.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
+/// The model has a line after so many forecasts that came due.
+const FORECASTS_PER_LINE: u64 = 5;
 
 type Stream = JoinHandle<Result<Vec<(String, Ledger)>>>;
 
@@ -38,6 +40,7 @@ pub fn opening(options: &DemoOptions, broker: &str) {
     );
     println!("stream  sql/demo.sql: Parquet in {directory}/prices, CSV in {directory}/trades, a batch a second");
     println!("windows candles of five seconds in {directory}/candles, each when its time is over");
+    println!("learns  a model of the price five seconds ahead, in {directory}/forecasts");
     match options.duration {
         Some(duration) => println!("time    {} s\n", duration.as_secs()),
         None => println!("time    until Ctrl-C\n"),
@@ -50,6 +53,7 @@ pub fn opening(options: &DemoOptions, broker: &str) {
 /// `Internal` if the stream ended by itself; its own error follows from its task.
 pub async fn tell(options: &DemoOptions, feed: &Feed, stream: &Stream, stop: &CancellationToken) -> Result<()> {
     let (started, mut candles) = (Stopwatch::start(), Candles::new(&options.directory));
+    let mut forecasts = Forecasts::default();
     while options.duration.is_none_or(|duration| started.elapsed() < duration) {
         tokio::select! {
             () = clock::sleep(LINE_INTERVAL) => {}
@@ -71,6 +75,7 @@ pub async fn tell(options: &DemoOptions, feed: &Feed, stream: &Stream, stop: &Ca
             latest.sent,
         );
         candles.tell();
+        forecasts.tell(&options.directory);
     }
     Ok(())
 }
@@ -106,12 +111,46 @@ impl Candles {
     }
 }
 
-/// Rows and batches of the Parquet query, from the job's progress log.
-fn progress(directory: &Path) -> (u64, u64) {
+/// The model that learns while it forecasts.
+#[derive(Default)]
+struct Forecasts {
+    told: u64,
+}
+
+impl Forecasts {
+    /// How far off it is, whenever so many more forecasts could be held against the truth.
+    fn tell(&mut self, directory: &Path) {
+        let Some(line) = last_progress(directory, "demo.forecasts") else { return };
+        let forecast = &line["forecast"];
+        let (scored, error) = (forecast["numForecastsScored"].as_u64().unwrap_or(0), &forecast["prequential"]);
+        if scored < self.told + FORECASTS_PER_LINE {
+            return;
+        }
+        self.told = scored;
+        let by = match forecast["version"].as_u64() {
+            Some(version) if version > 0 => format!("version {version}"),
+            _ => "the naive forecast".to_owned(),
+        };
+        let number = |name: &str| error[name].as_f64().unwrap_or(f64::NAN);
+        println!(
+            "model   {scored} forecasts came due, RMSE {:.2}, that nothing changes {:.2}, skill {:.3}; now serves {by}",
+            number("rmse"),
+            number("naiveRmse"),
+            number("skill"),
+        );
+    }
+}
+
+/// The newest progress of a query, from the job's log.
+fn last_progress(directory: &Path, name: &str) -> Option<serde_json::Value> {
     let text = std::fs::read_to_string(directory.join("progress.jsonl")).unwrap_or_default();
-    let last = text.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let ours = last.into_iter().find(|line| line["name"] == "demo.prices");
-    ours.map_or((0, 0), |line| {
+    let mut lines = text.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    lines.find(|line| line["name"] == name)
+}
+
+/// Rows and batches of the Parquet query.
+fn progress(directory: &Path) -> (u64, u64) {
+    last_progress(directory, "demo.prices").map_or((0, 0), |line| {
         let rows = line["ledger"]["total"]["written"].as_u64().unwrap_or(0);
         (rows, line["batchId"].as_u64().map_or(0, |id| id + 1))
     })

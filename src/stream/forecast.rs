@@ -70,7 +70,8 @@ pub fn question(plan: &LogicalPlan, windowed: bool, mode: OutputMode) -> Result<
     forecast.question().map(Some)
 }
 
-fn forecast(node: &LogicalPlan) -> Option<&Forecast> {
+/// The node as what it is, if it is one.
+pub fn forecast(node: &LogicalPlan) -> Option<&Forecast> {
     match node {
         LogicalPlan::Extension(extension) => extension.node.as_any().downcast_ref(),
         _ => None,

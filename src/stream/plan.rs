@@ -139,12 +139,12 @@ impl QueryPlan {
         let optimized = context.state().optimize(&logical)?;
         let emit = job.emit(insert)?;
         let windowed = windowed::needs_state(&optimized, emit.mode)?;
+        let question = forecast::question(&logical, windowed, emit.mode)?;
         if !windowed {
             stateless::check(&logical)?;
             stateless::check_emit(emit)?;
         }
         join::check(&optimized, windowed)?;
-        let question = forecast::question(&logical, windowed, emit.mode)?;
         let sources = sources(&logical, streams)?;
         let logical = normalise(logical)?;
         let schema = Arc::clone(logical.schema().inner());

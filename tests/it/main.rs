@@ -10,6 +10,7 @@ mod decode;
 mod demo;
 mod doubt;
 mod explain;
+mod forecast;
 mod inputs;
 mod isolate;
 mod job_file;

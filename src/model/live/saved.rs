@@ -6,7 +6,10 @@ use super::{
     drift::Detector,
     forecaster::{Forecaster, Learned},
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    model::horizon::spell,
+};
 
 /// Of this format.
 const VERSION: u32 = 1;
@@ -53,7 +56,7 @@ impl Question {
             ("target", self.target.clone(), new.target.clone()),
             ("features", self.features.join(", "), new.features.join(", ")),
         ];
-        let spelled = times.map(|(name, old, new)| (name, format!("{old} us"), format!("{new} us")));
+        let spelled = times.map(|(name, old, new)| (name, spell(old), spell(new)));
         texts.into_iter().chain(spelled).find(|(_, old, new)| old != new)
     }
 }

@@ -91,7 +91,8 @@ async fn what_nobody_can_meet_is_forgotten() {
     stream.run(&rows(&[(1, event(10, 0)), (2, event(15, 0)), (3, event(17, 1))], &job), 17_000, false, &mut out).await;
     // Row 1 has waited until 12.000001, row 2 waits until 17.000001.
     assert_eq!(out.last, ["1|1"]);
-    let rows_of = |stream: &Stream<'_>| stream.state.as_ref().unwrap().operators.iter().map(|it| it.rows()).collect::<Vec<_>>();
+    let rows_of =
+        |stream: &Stream<'_>| stream.state.as_ref().unwrap().operators.iter().map(|it| it.rows()).collect::<Vec<_>>();
     // Row 1 may be wanted by a row of 15, as there is one that waits.
     assert_eq!(rows_of(&stream), [2, 3]);
     assert_eq!(out.ledger.in_state(), 2 + 1, "two wait, one is held as a partner that is not passed");

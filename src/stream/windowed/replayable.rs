@@ -1,5 +1,7 @@
 //! Which windows a late row belongs to, through all operators of a plan.
 
+use datafusion::common::tree_node::TreeNode;
+
 use super::{
     run::stage_us,
     source::{source_window, window_of},
@@ -7,6 +9,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    stream::forecast,
     window::{Window, WindowKind, WindowSpec},
 };
 
@@ -49,11 +52,22 @@ impl Replayable {
 }
 
 impl Stages {
+    fn forecasts(&self) -> bool {
+        // The closure cannot fail.
+        self.rest.exists(|node| Ok(forecast::forecast(node).is_some())).unwrap_or(false)
+    }
+
     /// What is needed to compute single windows again.
     ///
     /// # Errors
     /// `Unsupported` where a row changes more than the windows that hold its time.
     pub fn replayable(&self) -> Result<Replayable> {
+        if self.forecasts() {
+            return Err(Error::unsupported(
+                "replaying late rows of a query with ML_FORECAST: a row changes what is forecast from all later ones",
+            )
+            .help("run the INSERT's SELECT with `tidemill query --job`: it gives all rows as they would be"));
+        }
         let mut time = None;
         let mut operators = Vec::new();
         for operator in &self.operators {
