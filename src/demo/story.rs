@@ -133,7 +133,7 @@ impl Forecasts {
         };
         let number = |name: &str| error[name].as_f64().unwrap_or(f64::NAN);
         println!(
-            "model   {scored} forecasts came due, RMSE {:.2}, that nothing changes {:.2}, skill {:.3}; now serves {by}",
+            "model   {scored} forecasts came due: RMSE {:.2}, that of no change {:.2}, skill {:.3}; {by} serves",
             number("rmse"),
             number("naiveRmse"),
             number("skill"),

@@ -138,7 +138,8 @@ impl Call {
                 Some(given) => order.iter().position(|it| it == given),
                 None => Some(position).filter(|place| *place < order.len()),
             };
-            position += 1;
+            // What PARTITION BY becomes stands before the model.
+            position += usize::from(given.as_deref() != Some(KEYS_ARGUMENT));
             let Some(place) = place else {
                 let what = given.map_or_else(
                     || format!("{name} has too many arguments"),

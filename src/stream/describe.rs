@@ -5,6 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 
 use super::{
+    forecast,
     inputs::{Inputs, per_source},
     output::{self, Output, checkpoint_location, late_path},
     plan::QueryPlan,
@@ -138,6 +139,7 @@ async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option
         let _ = writeln!(sources, "joins {table}: {files} files, {bytes} bytes, looked at again before each batch");
     }
     sources.push_str(&plan.models.describe());
+    sources.extend(plan.question.iter().map(forecast::describe));
     let windows = match plan.windowed {
         true => describe_windows(&plan, &late_path(sink, checkpoint_location.unwrap_or("the checkpoint"))).await?,
         false => String::new(),

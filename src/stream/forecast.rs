@@ -12,6 +12,7 @@ use datafusion::{
     execution::{SessionState, TaskContext},
     logical_expr::LogicalPlan,
 };
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::window_progress::iso_ms;
@@ -19,7 +20,12 @@ use crate::{
     catalog::OutputMode,
     clock,
     error::{Error, ErrorKind, Result},
-    model::live::{self, Decision, Forecast, ForecastSlot, Forecaster, Question, Reason, Standing, Verdict},
+    model::{
+        horizon::spell,
+        live::{
+            self, Decision, Drift, Forecast, ForecastSlot, Forecaster, LiveModel, Question, Reason, Standing, Verdict,
+        },
+    },
     state::StateRef,
     store::{Created, Store},
     window::{EVENT_TIME_KEY, SessionAssign, WINDOW_KEY, WINDOW_START, WindowAssign, WindowKind},
@@ -101,6 +107,29 @@ fn check_time(forecast: &Forecast) -> Result<()> {
         return Ok(());
     }
     refuse("take the column of the table's WATERMARK, or window_end: rows come out in the order of these, as they are")
+}
+
+/// What a job does, before it runs.
+pub fn describe(question: &Question) -> String {
+    let LiveModel { name, options, registry } = question.model.as_ref();
+    let features: Vec<&str> = question.features.iter().map(|feature| feature.name.as_str()).collect();
+    let mut when = options.retrain.map_or_else(String::new, |every| format!("every {every}"));
+    if options.drift != Drift::None {
+        let drift = format!("when {} finds that the error has grown", options.drift.name());
+        when = if when.is_empty() { drift } else { format!("{when}, and {drift}") };
+    }
+    let when = if when.is_empty() { "once".to_owned() } else { when };
+    format!(
+        "model {name} learns to forecast {} {} after {} from {}\n  a challenger is trained {when}, on {} rows or more; it has \
+         to win on the newest {}\n  versions go to {}\n",
+        options.target,
+        spell(options.horizon_us),
+        question.time,
+        features.join(", "),
+        options.min_rows,
+        options.holdout,
+        registry.directory().join(name).display(),
+    )
 }
 
 /// Gives the plans of a batch a place where they find the forecaster.
@@ -251,6 +280,12 @@ pub async fn restore(learning: Option<&mut Learning>, place: Option<&StateRef>, 
 pub struct ForecastProgress {
     model: String,
     standing: Standing,
+}
+
+impl Serialize for ForecastProgress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
 }
 
 impl ForecastProgress {

@@ -54,7 +54,7 @@ pub struct QueryPlan {
     /// Its windows wait for the watermark of the source.
     waits: bool,
     /// What it forecasts, if it has ML_FORECAST.
-    question: Option<Question>,
+    pub question: Option<Question>,
 }
 
 /// The Kafka tables that a query may read.

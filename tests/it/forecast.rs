@@ -119,7 +119,7 @@ async fn progress_says_what_serves_how_well_and_why() {
     let output = job.command(&["--available-now", "--progress-log"]).arg(&log).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let line = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(line.contains("  ahead ") && line.contains("(naive "), "{line}");
+    assert!(line.contains("  ahead naive"), "{line}");
     let text = fs::read_to_string(&log).unwrap();
     let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     let forecast = &last["forecast"];
@@ -142,6 +142,71 @@ async fn progress_says_what_serves_how_well_and_why() {
     let shown = run(&["models", "show", "ahead"]);
     assert!(shown.contains("close_in_10s") && shown.contains("ML_FORECAST of the query"), "{shown}");
     assert!(run(&["models", "list"]).contains("ahead"));
+    let output = Command::new(tidemill()).arg("state").arg(&job.file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("ahead version ") && said.contains("(naive "), "{said}");
+    let output = job.command(&["--dry-run"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("model ahead learns to forecast close 10s after window_end from close, before"), "{said}");
+}
+
+/// A backtest over stored rows of two series: the same function, without a stream. It makes no versions.
+#[test]
+fn a_backtest_is_a_query() {
+    let directory = tempfile::tempdir().unwrap();
+    let query = |text: &str| {
+        let output = Command::new(tidemill())
+            .args(["query", "--format", "csv", text])
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), text)
+    };
+    // Each series goes round in a circle of its own, so that both prices say all about the next one.
+    let rows = "COPY (SELECT TIMESTAMP '2024-01-01T00:00:00' + i * INTERVAL '1 minute' AS ts, symbol,
+                  CASE symbol WHEN 'a' THEN 0.0 ELSE 50.0 END + round(10 * sin(i / 7.0), 3) AS price,
+                  round(cos(i / 7.0), 4) AS phase
+                FROM generate_series(1, 500) AS t(i) CROSS JOIN (VALUES ('a'), ('b')) AS s(symbol)) TO 'rows.parquet'";
+    let (ok, said) = query(rows);
+    assert!(ok, "{said}");
+    let backtest = |call: &str| {
+        query(&format!(
+            "CREATE MODEL ahead WITH (target = 'price', horizon = '3 minutes');
+             SELECT count(*) AS n, max(model_version) > 0 AS learns, min(prequential_skill) > -0.01 AS no_worse,
+               round(max(abs(error)) FILTER (WHERE ts > '2024-01-01T08:00:00'), 1) AS worst, min(target_time - ts) AS ahead
+             FROM ML_FORECAST({call})"
+        ))
+    };
+    for call in [
+        "TABLE 'rows.parquet', MODEL ahead, DESCRIPTOR(ts), DESCRIPTOR(price, phase), DESCRIPTOR(symbol)",
+        "TABLE 'rows.parquet' PARTITION BY symbol, MODEL ahead, DESCRIPTOR(ts), DESCRIPTOR(price, phase)",
+        "INPUT => TABLE 'rows.parquet', MODEL => MODEL ahead, TIMECOL => DESCRIPTOR(ts), ARGS => DESCRIPTOR(price, phase), \
+         KEYS => DESCRIPTOR(symbol)",
+    ] {
+        let (ok, said) = backtest(call);
+        assert!(ok, "{call}: {said}");
+        let line = said.lines().nth(1).unwrap_or_default();
+        assert!(line.starts_with("1000,true,true,"), "{call}: {said}");
+    }
+    assert!(!directory.path().join("models").exists());
+    for (call, wanted) in [
+        ("TABLE 'rows.parquet', MODEL ahead, DESCRIPTOR(ts)", "the columns that it forecasts from"),
+        (
+            "TABLE 'rows.parquet', MODEL ahead, DESCRIPTOR(ts, price), DESCRIPTOR(price)",
+            "the one column of the event time",
+        ),
+        ("TABLE 'rows.parquet', MODEL ahead, DESCRIPTOR(price), DESCRIPTOR(price)", "not a TIMESTAMP"),
+        ("TABLE 'rows.parquet', MODEL ahead, DESCRIPTOR(ts), DESCRIPTOR(symbol)", "a regression takes numbers"),
+        (
+            "TABLE (SELECT ts, phase FROM 'rows.parquet'), MODEL ahead, DESCRIPTOR(ts), DESCRIPTOR(phase)",
+            "no column 'price'",
+        ),
+        ("TABLE 'rows.parquet', MODEL other, DESCRIPTOR(ts), DESCRIPTOR(price)", "there is no CREATE MODEL other"),
+    ] {
+        let (ok, said) = backtest(call);
+        assert!(!ok && said.contains(wanted), "{call}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -148,7 +148,13 @@ fn model_of(root: &str) {
 
 /// Runs `sql/NAME.sql` over simulated prices: what it stores is what it stored before (`tests/golden/NAME.csv`), and what
 /// its own SELECT gives over the topic, `closed` being the rows that the watermark has passed.
-fn stores_what_a_batch_query_gives(name: &str, (count, time, closed): (u32, &str, &str)) -> String {
+///
+/// `more`: further options of the simulator, and of the file.
+fn stores_what_a_batch_query_gives(
+    name: &str,
+    (count, time, closed): (u32, &str, &str),
+    (simulator, more): (&[&str], &[&str]),
+) -> String {
     let (topic, root) = (unique(name), format!("{}/{}", hdfs(), unique("sql")));
     let run = |arguments: &[&str]| {
         let output = Command::new(tidemill()).args(arguments).output().unwrap();
@@ -159,12 +165,10 @@ fn stores_what_a_batch_query_gives(name: &str, (count, time, closed): (u32, &str
     let simulate =
         ["produce", "simulate", "--brokers", &brokers, "--topic", &topic, "--rate", "max", "--count", &count];
     let shape = ["--seed", "42", "--start", "2026-01-01T00:00:00Z", "--step", "1s", "--out-of-order", "0.2", "--quiet"];
-    run(&[&simulate[..], &shape[..]].concat());
+    run(&[&simulate[..], &shape[..], simulator].concat());
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(format!("{name}.sql")).display().to_string();
     let servers = ["-D", &format!("KAFKA={brokers}"), "-D", &format!("HDFS={root}")];
-    let models = tempfile::tempdir().unwrap();
-    let models = format!("MODELS={}", models.path().display());
-    let topic = ["-D", &format!("TOPIC={topic}"), "-D", "START=earliest", "-D", &models, "-D", "HOLDOUT=30 minutes"];
+    let topic = [&["-D", &format!("TOPIC={topic}"), "-D", "START=earliest"], more].concat();
     run(&[&["stream", &file, "--available-now", "--progress", "none"], &servers[..], &topic[..]].concat());
     let query =
         |sql: &str| run(&[&["query", "--job", &file, "--format", "csv"], &servers[..], &topic[..], &[sql]].concat());
@@ -185,19 +189,28 @@ fn stores_what_a_batch_query_gives(name: &str, (count, time, closed): (u32, &str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn candles_of_bitcoin_as_parquet_on_hdfs_are_those_of_a_batch_query() {
-    stores_what_a_batch_query_gives("ohlc", (600, "window_start", "window_end <= '2026-01-01T00:09:00'"));
+    stores_what_a_batch_query_gives("ohlc", (600, "window_start", "window_end <= '2026-01-01T00:09:00'"), (&[], &[]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn features_look_at_the_candles_before_as_in_a_batch_query() {
-    stores_what_a_batch_query_gives("features", (1800, "window_start", "window_start < '2026-01-01T00:29:00'"));
+    stores_what_a_batch_query_gives(
+        "features",
+        (1800, "window_start", "window_start < '2026-01-01T00:29:00'"),
+        (&[], &[]),
+    );
 }
 
 /// A random walk: the skill is about none, whatever model serves.
 #[tokio::test(flavor = "multi_thread")]
 async fn forecasts_of_a_random_walk_are_those_of_a_batch_query_and_know_that_they_know_nothing() {
-    let stored =
-        stores_what_a_batch_query_gives("forecast", (18_000, "window_end", "window_end <= '2026-01-01T04:59:00'"));
+    let models = tempfile::tempdir().unwrap();
+    let models = format!("MODELS={}", models.path().display());
+    let stored = stores_what_a_batch_query_gives(
+        "forecast",
+        (18_000, "window_end", "window_end <= '2026-01-01T04:59:00'"),
+        (&["--model", "random-walk"], &["-D", &models, "-D", "HOLDOUT=30 minutes"]),
+    );
     let skill = |line: &str| line.rsplit(',').nth(1).and_then(|skill| skill.parse::<f64>().ok());
     let last = stored.lines().last().and_then(skill).unwrap();
     assert!(last.abs() < 0.1, "{last}");

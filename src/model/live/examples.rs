@@ -20,6 +20,9 @@ const WAITING_MAX: usize = 1 << 16;
 /// The most examples that are held out: older ones train, however long the stretch was asked to be.
 const HELD_OUT_MAX: usize = 1 << 15;
 
+/// So many series may be kept that have no forecast any more, above as many as there are.
+const SERIES_SPARE: u64 = 64;
+
 /// A forecast that waits for the truth.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
@@ -45,8 +48,9 @@ pub struct Waiting {
     /// Of each forecast, one after the other.
     #[serde(deserialize_with = "exact::queue")]
     features: VecDeque<f64>,
-    /// The numbers of the forecasts of each series.
+    /// The numbers of the forecasts of each series; and `first` when those without any were dropped.
     series: BTreeMap<String, VecDeque<u64>>,
+    cleaned: u64,
     /// The truth never came for so many.
     pub unmatched: u64,
 }
@@ -126,8 +130,11 @@ impl Waiting {
             self.features.drain(..count);
             self.first += 1;
         }
-        let first = self.first;
-        self.series.retain(|_, numbers| numbers.back().is_some_and(|last| *last >= first));
+        // Not with every row: looking at all series costs as many steps as there are.
+        if self.first - self.cleaned >= self.series.len() as u64 + SERIES_SPARE {
+            self.cleaned = self.first;
+            self.series.retain(|_, numbers| numbers.back().is_some_and(|last| *last >= self.first));
+        }
     }
 }
 
@@ -288,7 +295,13 @@ mod tests {
         assert_eq!(resolved(&mut waiting, "a", 4 * MINUTE, &two), [(2, vec![2.0, 1.0])]);
         assert_eq!((waiting.unmatched, waiting.len()), (2, 1), "both of minute 1 are given up");
         assert_eq!(resolved(&mut waiting, "c", 9 * MINUTE, &two), []);
-        assert_eq!((waiting.unmatched, waiting.len(), waiting.series.len()), (3, 0, 0));
+        assert_eq!((waiting.unmatched, waiting.len()), (3, 0));
+        // Series that have gone are not kept for ever.
+        for minute in 0..1_000 {
+            waiting.add(&format!("{minute}"), ((10 + minute) * MINUTE, 0.0, 0.0, 0), &[0.0, 0.0]).unwrap();
+            waiting.pass((10 + minute) * MINUTE, &two);
+        }
+        assert!(waiting.series.len() < 100, "{}", waiting.series.len());
     }
 
     #[test]

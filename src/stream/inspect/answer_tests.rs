@@ -58,6 +58,7 @@ fn open(watermark_s: i64, holder: Holder, partitions: Vec<PartitionReport>) -> S
     let mut situation = done(Ledger::of_stateful(Read { consumed: 5, gaps: 0, bad: 0, again: 0 }, counts, 0));
     let next = NextClose::of(Span { start_us: 0, end_us: MINUTE_US }, 0);
     situation.state.windows = Some(WindowsReport {
+        forecast: None,
         output_mode: "append",
         watermark_ms: Some(watermark_s * 1000),
         aggregates: Vec::new(),

@@ -9,7 +9,10 @@ use crate::{
     event_time::NO_WATERMARK_MS,
     state::{Labels, OperatorState, read_file},
     store::Store,
-    stream::windowed::{QueryState, Stages, stage_us},
+    stream::{
+        forecast::Learning,
+        windowed::{QueryState, Stages, stage_us},
+    },
     window::{Window, WindowSpec},
 };
 
@@ -41,7 +44,8 @@ pub async fn windows(state: &QueryState, stages: &Stages, watermark_ms: i64, sto
         }
         _ => None,
     };
-    Ok(WindowsReport { output_mode: stages.emit.mode.name(), watermark_ms, next_rows, next_emission_ms, aggregates })
+    let (output_mode, forecast) = (stages.emit.mode.name(), state.learning.as_ref().map(Learning::progress));
+    Ok(WindowsReport { output_mode, watermark_ms, next_rows, next_emission_ms, forecast, aggregates })
 }
 
 /// An operator's windows, how far its watermark is behind, and the operators whose rows it is over.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
-use crate::{checkpoint::Ledger, event_time::Holder};
+use crate::{checkpoint::Ledger, event_time::Holder, stream::forecast::ForecastProgress};
 
 /// What a query remembers.
 #[derive(Debug, Clone, Serialize)]
@@ -58,6 +58,9 @@ pub struct WindowsReport {
     /// When the groups that have changed are written, with `EMIT PERIODIC`.
     #[serde(rename = "nextEmission", serialize_with = "instant_ms_option")]
     pub next_emission_ms: Option<i64>,
+    /// Of a query with ML_FORECAST.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<ForecastProgress>,
 }
 
 /// The state of one aggregate.

@@ -39,6 +39,9 @@ impl StateReport {
             }
             None => line(&mut text, "next rows", "no window is open"),
         }
+        if let Some(forecast) = &windows.forecast {
+            line(&mut text, "forecast", forecast.line().trim());
+        }
         for (index, aggregate) in windows.aggregates.iter().enumerate() {
             aggregate.write(index, &mut text);
         }
@@ -124,6 +127,9 @@ impl Situation {
         let Some(windows) = &self.state.windows else { return };
         if let Some(next_ms) = windows.next_emission_ms {
             line(text, "next rows", &format!("at {} (EMIT PERIODIC)", iso_ms(next_ms)));
+        }
+        if let Some(forecast) = &windows.forecast {
+            line(text, "forecast", forecast.line().trim());
         }
         for (index, aggregate) in windows.aggregates.iter().enumerate() {
             let OperatorReport { open, kept, rows, input_rows, name, .. } = aggregate;
