@@ -157,7 +157,8 @@ async fn it_says_what_was_written_and_what_it_is_now() {
         job.run();
         let report = replay(&job, &[]);
         let windows = report["windows"].as_array().unwrap();
-        assert_eq!(windows.len(), 1, "{report}");
+        // Those from the future and without a time belong to no window that is open either.
+        assert!(windows.len() == 1 && report["open"].as_array().unwrap().is_empty(), "{report}");
         let window = &windows[0];
         assert_eq!(
             (&window["lateRows"], &window["rowsWritten"], &window["rowsNow"]),
