@@ -8,6 +8,8 @@
 //! TABLE, `copy.rs` is COPY, `options.rs` has the options of both; `stored.rs` is a table's files for a stream that joins
 //! them; `output.rs` writes results; `failure.rs` turns DataFusion's errors into ours.
 
+#[cfg(test)]
+mod asof_tests;
 mod catalog;
 mod copy;
 mod external;

@@ -13,6 +13,7 @@ mod explain;
 mod inputs;
 mod isolate;
 mod job_file;
+mod joins;
 mod kafka_source;
 mod late;
 mod model;

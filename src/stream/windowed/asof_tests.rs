@@ -52,7 +52,7 @@ proptest! {
 
     #[test]
     fn the_last_rows_of_a_stream_are_those_of_a_batch(sql in queries(), batches in events()) {
-        check(&sql, &batches)?;
+        check(&sql, &batches, None)?;
     }
 }
 
