@@ -11,8 +11,6 @@ mod condition;
 mod exec;
 mod node;
 mod planner;
-#[cfg(test)]
-mod tests;
 
 pub use condition::{functions, place};
 pub use node::AsofJoin;

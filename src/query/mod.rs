@@ -9,6 +9,8 @@
 //! them; `output.rs` writes results; `failure.rs` turns DataFusion's errors into ours.
 //! `training.rs` trains models on what a query gives.
 
+#[cfg(test)]
+mod asof_tests;
 mod catalog;
 mod copy;
 mod external;

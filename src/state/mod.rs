@@ -19,3 +19,4 @@ pub use layout::{Labels, Moments, SessionPieces, StateLayout, micros, timestamps
 pub use manifest::{Manifest, OperatorManifest, StateRef};
 pub use moments::RowKeys;
 pub use operator::{FILE_BYTES, LiveRows, OperatorState, Scan, slice_bytes};
+pub use partners::PartnerScan;

@@ -18,7 +18,7 @@ use crate::{
 
 /// The rows of a stretch of event time, file by file: no more than one file is in memory that was not before, and files
 /// without such rows are not read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PartnerScan {
     layout: StateLayout,
     store: Store,
@@ -31,6 +31,13 @@ pub struct PartnerScan {
 impl PartnerScan {
     pub(super) fn new((layout, store): (StateLayout, Store), held: Vec<Held>, times_us: (i64, i64)) -> Self {
         Self { layout, store, left: held.into(), slices: VecDeque::new(), times_us }
+    }
+
+    /// Of these rows those in `times_us` too.
+    #[must_use]
+    pub fn between(mut self, (first_us, last_us): (i64, i64)) -> Self {
+        self.times_us = (self.times_us.0.max(first_us), self.times_us.1.min(last_us));
+        self
     }
 
     /// The next rows, without their event times.

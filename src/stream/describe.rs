@@ -181,8 +181,11 @@ async fn describe_windows(plan: &QueryPlan, late_path: &str) -> Result<String> {
             }
             Labels::Groups => String::new(),
             Labels::Moments(moments) => {
-                let _ = write!(text, "operator {at}: {}\n  state, a row for each row that waits", operator.name);
+                let waits = if moments.partners { "the watermark has not passed" } else { "waits" };
+                let _ = write!(text, "operator {at}: {}\n  state, a row for each row that {waits}", operator.name);
                 text.push_str(match (moments.always, moments.within_us) {
+                    (true, _) if moments.partners => ", and the last one of each key before\n",
+                    (false, _) if moments.partners => ", and those that the other side may still meet\n",
                     (true, _) => ", and the rows of each key that later ones look at\n",
                     (false, 0) => "\n",
                     (false, _) => ", and those that later ones look at\n",

@@ -14,6 +14,7 @@ mod forecast;
 mod inputs;
 mod isolate;
 mod job_file;
+mod joins;
 mod kafka_source;
 mod late;
 mod model;

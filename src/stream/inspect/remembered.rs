@@ -85,8 +85,11 @@ async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> R
             if let Labels::Moments(_) = &layout.labels {
                 // Those that were given out are there for others to look at. Each row has its own: two are enough.
                 let waiting = || spans.clone().filter(|(end, _)| *end > closed_us);
-                open += waiting().count() as u64;
-                input_rows = open;
+                input_rows += waiting().count() as u64;
+                if layout.are_partners() {
+                    continue;
+                }
+                open = input_rows;
                 labels.extend(waiting().min().into_iter().chain(waiting().max()));
                 labels = labels.first().into_iter().chain(labels.last()).copied().collect();
             } else {
@@ -103,6 +106,7 @@ async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> R
             Labels::Windows => "windows",
             Labels::Panes(_) => "panes",
             Labels::Sessions(_) => "pieces of sessions",
+            Labels::Moments(_) if layout.are_partners() => "partners",
             Labels::Moments(_) => "rows",
             Labels::Groups => "groups",
         },

@@ -70,7 +70,8 @@ pub struct OperatorReport {
     pub name: String,
     /// It is over records, not over the rows of other operators.
     pub over_records: bool,
-    /// Of what the rows are kept: `panes`, `windows` or `groups`.
+    /// Of what the rows are kept: `panes`, `windows`, `pieces of sessions`, `groups`, or single `rows` that wait and
+    /// `partners` that these meet.
     pub kept: &'static str,
     /// How many of them are open.
     pub open: u64,

@@ -51,7 +51,7 @@ impl StateReport {
 
 impl OperatorReport {
     fn has_windows(&self) -> bool {
-        self.kept != "groups"
+        self.kept != "groups" && self.kept != "partners"
     }
 
     fn write(&self, index: usize, text: &mut String) {

@@ -6,6 +6,7 @@ use arrow::{array::BooleanArray, compute::filter_record_batch};
 use futures::TryStreamExt;
 
 use super::{
+    partners::PartnerSlot,
     planner::{PlannedOperator, PlannedStages},
     slot::StateRows,
     stages::Partners,
@@ -43,18 +44,14 @@ pub fn closing(
 /// # Errors
 /// The store's; `Corrupt`.
 pub async fn met(
-    operator: &PlannedOperator,
     state: &OperatorState,
-    partners: &Partners,
+    (partners, slot): (&Partners, &PartnerSlot),
     (from_us, to_us): (i64, i64),
 ) -> Result<Arc<AtomicU64>> {
     if to_us <= from_us {
         return Ok(Arc::default());
     }
-    let scan = state.scan_partners(partners.times((from_us, to_us)));
-    operator.closing.put(Box::pin(futures::stream::try_unfold(scan, |mut scan| async move {
-        Ok(scan.next().await?.map(|batch| (batch, scan)))
-    })));
+    slot.put(state.scan_partners(partners.times((from_us, to_us))));
     Ok(Arc::new(AtomicU64::new(state.released(from_us, to_us).await?)))
 }
 

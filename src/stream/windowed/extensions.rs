@@ -17,6 +17,7 @@ use super::{
     emission::Emission,
     guard::{KnownSessions, SessionGuardExec},
     late::LateRows,
+    pairs::Pairs,
     sieve::{Bounds, Sieve, SieveExec},
     source::SessionKeys,
 };
@@ -72,6 +73,10 @@ impl ExtensionPlanner for StagePlanner {
             return AsofExtensions
                 .plan_extension(planner, node, logical_inputs, physical_inputs, session, context)
                 .await;
+        }
+        if let Some(pairs) = node.as_any().downcast_ref::<Pairs>() {
+            let physical = |expr: &_, schema: &_| planner.create_physical_expr(expr, schema, session, context);
+            return Ok(Some(pairs.plan(physical_inputs, &physical)?));
         }
         let (window, sessions) = (node.as_any().downcast_ref(), node.as_any().downcast_ref());
         if window.is_none() && sessions.is_none() {

@@ -12,7 +12,7 @@ use super::over::micros_between;
 
 /// Where the event times of the two sides are, and how far the right one is after the left one: microseconds, both
 /// included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Hash)]
 pub struct Reach {
     pub left: usize,
     pub right: usize,

@@ -16,6 +16,7 @@ use super::{
     interval::{Reach, is_finer, reach},
     over::{Look, Looks, Rank},
     over_cut::{behind_us, moment, with_due},
+    pairs::Pairs,
     refusals::compares_ends,
     stages::{Kept, Operator, Partners, feeds},
 };
@@ -69,8 +70,8 @@ pub fn cut_join(join: &Join, operators: &mut Vec<Operator>) -> Result<Option<Log
     }) {
         return Err(refused(join, "it compares no key of both sides").help(HOW));
     }
-    let cut = LogicalPlan::Join(cut(driven, found, operators)?);
-    Ok(Some(in_order(cut, &join.schema)?))
+    let pairs = Pairs { join: cut(driven, found, operators)?, reach: found };
+    Ok(Some(in_order(pairs.into_plan(), &join.schema)?))
 }
 
 /// What stands in the place of an as-of join, if its right side reads a stream too.

@@ -5,8 +5,9 @@
 //! rows in time from those that come too late, `late.rs` says where these go, and `samples.rs` shows some of them;
 //! `assign.rs` gives the others their panes. Sessions are put together from pieces: `guard.rs` lets rows in that a
 //! session can take, `merge.rs` joins the pieces. `over.rs` says which rows an OVER looks at (`distinct.rs`: DISTINCT is
-//! one), `over_cut.rs` cuts the plan there, `moments.rs` keeps the rows. `planner.rs` makes the physical plans of one
-//! batch, `run.rs` runs them over the state, and `batch.rs` between the source and the output. `replayable.rs` says
+//! one), `over_cut.rs` cuts the plan there, `moments.rs` keeps the rows. `join_cut.rs` cuts it at joins of two streams,
+//! whose bounds `interval.rs` finds; `pairs.rs` joins them, and `partners.rs` gives it one side. `refusals.rs` says what a stream cannot answer. `planner.rs` makes the physical plans
+//! of one batch, with `extensions.rs` for our own nodes and `slot.rs` for rows of state; `run.rs` runs them over the state, and `batch.rs` between the source and the output. `replayable.rs` says
 //! which windows a late row belongs to. `update.rs` has the output modes in which groups are written while they change,
 //! and aggregates without a window; `keys.rs` looks at the keys of their records.
 
@@ -27,6 +28,8 @@ mod moments;
 mod open;
 mod over;
 mod over_cut;
+mod pairs;
+mod partners;
 mod planner;
 mod refusals;
 mod replayable;

@@ -26,6 +26,7 @@ use super::{
     merge::{SessionMergeExec, Wanted},
     moments::{KeptRows, Moment},
     over::Looks,
+    partners::{PartnerSlot, PartnersExec},
     run::Watermarks,
     sieve::{Bounds, Sieve, SieveExec},
     slot::{Slot, StateRows, from_slot},
@@ -64,7 +65,7 @@ enum Work {
     Aggregate(Arc<AggregateExec>),
     InWindows,
     Rows(KeptRows),
-    Partners(KeptRows, Partners),
+    Partners(KeptRows, Partners, Arc<PartnerSlot>),
 }
 
 /// The plans of one batch.
@@ -146,7 +147,7 @@ pub async fn plan(
             }
             Kept::Partners(partners) => {
                 let rows = KeptRows::partners(operator.plan.schema(), &partners.looks, state);
-                let work = Work::Partners(rows, partners.clone());
+                let work = Work::Partners(rows, partners.clone(), Arc::default());
                 keep_rows(operator, (&partners.looks, work), (bounds, late), &physical)?
             }
         };
@@ -248,7 +249,7 @@ fn keep_rows(
     };
     let moment = Moment::new(&physical.schema(), looks.time, sieve);
     let partial = SieveExec::new(input, Arc::new(moment), late);
-    let (Work::Rows(rows) | Work::Partners(rows, _)) = &work else {
+    let (Work::Rows(rows) | Work::Partners(rows, ..)) = &work else {
         return Err(Error::internal("single rows are kept in another way"));
     };
     let layout = rows.layout(&partial.schema(), operator.behind_us);
@@ -285,10 +286,10 @@ impl PlannedOperator {
         }
     }
 
-    /// Which rows the other side of a join may need, if it is one.
-    pub fn partners(&self) -> Option<&Partners> {
+    /// Which rows the other side of a join may need, if it is one, and where it looks for them.
+    pub fn partners(&self) -> Option<(&Partners, &PartnerSlot)> {
         match &self.work {
-            Work::Partners(_, partners) => Some(partners),
+            Work::Partners(_, partners, slot) => Some((partners, slot)),
             Work::Aggregate(_) | Work::InWindows | Work::Rows(_) => None,
         }
     }
@@ -296,7 +297,10 @@ impl PlannedOperator {
     /// From rows of state to the operator's rows.
     fn finish(&self, mode: OutputMode) -> Result<Arc<dyn ExecutionPlan>> {
         match (&self.work, &self.layout.labels) {
-            (Work::Rows(_) | Work::Partners(..), Labels::Moments(moments)) => {
+            (Work::Partners(_, _, slot), Labels::Moments(moments)) => {
+                return Ok(Arc::new(PartnersExec::new(Arc::clone(slot), Arc::clone(&moments.emitted))));
+            }
+            (Work::Rows(_), Labels::Moments(moments)) => {
                 return from_slot(&moments.emitted, &self.closing);
             }
             (Work::Aggregate(_), _) => {}
@@ -324,7 +328,7 @@ impl PlannedOperator {
         match &self.work {
             Work::Aggregate(_) => self.reduced(rows, Wanted::All),
             Work::InWindows => whole(rows),
-            Work::Rows(kept) | Work::Partners(kept, _) => kept.reduce(whole(rows)?, watermark_us).await,
+            Work::Rows(kept) | Work::Partners(kept, ..) => kept.reduce(whole(rows)?, watermark_us).await,
         }
     }
 

@@ -103,8 +103,6 @@ fn refusal(node: &LogicalPlan, before: &[&Operator], stages: &Stages) -> Refusal
         },
         LogicalPlan::Join(join) => match (feeds(&join.left), feeds(&join.right)) {
             (left, right) if left.is_empty() || right.is_empty() => join::refusal(join),
-            // Where it is cut it is looked at.
-            (_, right) if right.iter().any(|at| is_partners(stages, *at)) && is_leaf(&join.right) => None,
             (left, right) => join_refusal(join, left.into_iter().chain(right), stages),
         },
         LogicalPlan::Aggregate(aggregate) if is_per_window(&aggregate.group_expr, node, before) => None,
@@ -115,10 +113,6 @@ fn refusal(node: &LogicalPlan, before: &[&Operator], stages: &Stages) -> Refusal
         LogicalPlan::Window(_) if !before.is_empty() => None,
         other => stateless::refusal(other),
     }
-}
-
-fn is_partners(stages: &Stages, at: usize) -> bool {
-    stages.operators.get(at).is_some_and(|operator| matches!(operator.kept, Kept::Partners(_)))
 }
 
 fn is_leaf(plan: &LogicalPlan) -> bool {

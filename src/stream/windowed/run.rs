@@ -351,9 +351,6 @@ impl FileNames {
 
 /// Lets windows close whose rows nobody has asked for: what they release is counted all the same.
 async fn count_unread(operator: &PlannedOperator, planned: &PlannedStages) -> Result<()> {
-    if operator.partners().is_some() {
-        return Ok(());
-    }
     if let Some(emission) = operator.emission.as_ref().filter(|_| operator.closing.is_unread()) {
         let mut rows = execute_stream(Arc::clone(emission), Arc::clone(&planned.task))?;
         while let Some(batch) = rows.next().await {
@@ -384,7 +381,7 @@ async fn take_in(
         ..OperatorCounts::default()
     };
     let released = match (planned.emit.mode, operator.partners()) {
-        (_, Some(partners)) => met(operator, state, partners, (from_us, to_us)).await?,
+        (_, Some(partners)) => met(state, partners, (from_us, to_us)).await?,
         (OutputMode::Append, None) => closing(operator, state, (from_us, to_us))?,
         (OutputMode::Update | OutputMode::Complete, None) => {
             changing(operator, state, planned, (from_us, to_us)).await?

@@ -219,6 +219,8 @@ impl<'a> Stream<'a> {
 pub(super) enum Fate {
     InTime,
     Late,
+    /// On each side of a join of the table with itself.
+    LateTwice,
     /// By a WHERE: it is neither.
     Filtered,
     /// It does not come at all. A row that some of its windows take and others do not is in no batch query.
@@ -252,9 +254,9 @@ pub(super) fn check(
                 let found = events.iter().zip(&fates).filter(|(_, fate)| wanted.contains(fate));
                 found.map(|(event, _)| *event).collect()
             };
-            let come = of(&[Fate::InTime, Fate::Late, Fate::Filtered]);
+            let come = of(&[Fate::InTime, Fate::Late, Fate::LateTwice, Fate::Filtered]);
             stream.run(&rows(&come, &job), to_ms, step.restart, &mut out).await;
-            late += of(&[Fate::Late]).len();
+            late += of(&[Fate::Late]).len() + 2 * of(&[Fate::LateTwice]).len();
             all.push(rows(&of(&[Fate::InTime]), &job));
             newest = come.iter().filter_map(|(_, event)| event.0).max().unwrap_or(newest).max(newest);
             if newest > i64::MIN {

@@ -32,7 +32,6 @@ fn table(rows: &[Row], partitions: usize) -> Arc<MemTable> {
         let symbols = symbols.collect::<StringArray>();
         RecordBatch::try_new(schema(), vec![Arc::new(symbols), Arc::new(times), Arc::new(numbers)]).unwrap()
     };
-    // Small batches, so that the merge meets their ends.
     let mut parts = vec![Vec::new(); partitions];
     for (at, rows) in rows.chunks(3).enumerate() {
         parts[at % partitions].push(batch(rows));
@@ -76,6 +75,9 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let context = session(SessionLimits { memory_bytes: 512 << 20, partitions }).unwrap();
+            // Small batches, so that the merge meets their ends.
+            let state = context.state_ref();
+            state.write().config_mut().options_mut().set("datafusion.execution.batch_size", "3").unwrap();
             context.register_table("t", table(&left, partitions)).unwrap();
             context.register_table("q", table(&right, partitions)).unwrap();
             let (than, kind) = (if strict { ">" } else { ">=" }, if outer { "LEFT" } else { "" });
