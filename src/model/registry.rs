@@ -48,6 +48,7 @@ impl Registry {
     /// `Invalid` for a bad name; else what the disk says.
     pub fn save(&self, model: Model) -> Result<Stored> {
         check_name(&model.name)?;
+        self.check_local()?;
         let text = model.to_json()?;
         let directory = self.directory.join(&model.name);
         fs::create_dir_all(&directory).map_err(|error| io_error("create", &directory, error))?;
@@ -97,6 +98,7 @@ impl Registry {
             }
         };
         check_name(name)?;
+        self.check_local()?;
         let revisions = self.revisions(name)?;
         let Some(newest) = revisions.last().copied() else {
             return Err(self.no_model(name));
@@ -118,6 +120,16 @@ impl Registry {
         check_name(name)?;
         let path = self.directory.join(name).join(format!("{revision}.json"));
         Ok(Stored { model: Model::read(&path)?, revision, path })
+    }
+
+    /// A URL would be taken for a directory of that name.
+    fn check_local(&self) -> Result<()> {
+        let directory = self.directory.to_string_lossy();
+        if !directory.contains("://") {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!("the models' directory {directory} is a URL, and models are on a local disk"))
+            .help("name a directory; the files of a model never change, so a copy or a mount will do"))
     }
 
     /// Where the models are.

@@ -385,6 +385,12 @@ mod tests {
         assert_eq!(served.revision(), 1);
         let error = served.go_to(7).unwrap_err();
         assert!(error.message().contains("sell/7.json"), "{error}");
+        // One that cannot be looked at stays, and that is said once.
+        std::fs::rename(directory.path().join("sell"), directory.path().join("away")).unwrap();
+        assert!(matches!(served.look(), Look::Refused(_)) && matches!(served.look(), Look::Same));
+        assert!(served.refusal().unwrap().contains("there is no model 'sell'"));
+        std::fs::rename(directory.path().join("away"), directory.path().join("sell")).unwrap();
+        assert!(matches!(served.look(), Look::Moved(2)) && served.refusal().is_none());
         // A pinned one does not move.
         let pinned = stream.find("sell@1").unwrap();
         assert!(matches!(pinned.look(), Look::Same));
@@ -425,6 +431,8 @@ mod tests {
         assert_eq!((label("price").unwrap(), label("old").unwrap()), ("sell@2".into(), "sell@1".into()));
         assert_eq!(label("price@1").unwrap(), "sell@1");
         assert!(label("old@2").unwrap_err().message().contains("CREATE MODEL old says 1"));
+        models.declare(&statement("CREATE MODEL remote WITH (path = 'hdfs://host/models')")).unwrap();
+        assert!(label("remote").unwrap_err().message().contains("hdfs://host/models is a URL"));
         assert!(label("sell").unwrap_err().message().contains("there is no model 'sell' in /no/such/place"));
         let twice = models.declare(&statement("CREATE MODEL price")).unwrap_err();
         assert!(twice.message().contains("there is a model 'price' already (in line 1)"), "{twice}");
@@ -437,6 +445,7 @@ mod tests {
             ("target = 'y'", "the option 'target' is not used here"),
             ("vrsion = 1", "a model has no option 'vrsion'"),
             ("model = '../x'", "cannot be a model's name"),
+            ("path = ' '", "expected a value that is not empty"),
         ] {
             let error = models.declare(&statement(&format!("CREATE MODEL n WITH ({with})"))).unwrap_err();
             assert!(error.message().contains(wanted) && error.place().is_some(), "{with}: {error}");

@@ -206,10 +206,10 @@ impl PartitionStream for KafkaShare {
 type Out = Sender<datafusion::error::Result<arrow::array::RecordBatch>>;
 
 /// Reads `ranges` on this thread, those of one slice at the same time, until they end or nobody wants more.
-fn read<'a>(
+fn read(
     table: &KafkaTable,
     (columns, wanted): (&[Column], &[usize]),
-    ranges: &mut dyn Iterator<Item = &'a [OffsetRange]>,
+    ranges: &mut dyn Iterator<Item = &[OffsetRange]>,
     out: &Out,
 ) -> Result<()> {
     // The decoder wants ascending columns.
