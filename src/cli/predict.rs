@@ -71,8 +71,8 @@ pub async fn run(args: PredictArgs) -> Result<()> {
         check_extension(path)?;
         args.overwrite.check(path)?;
     }
-    let stored = Registry::new(args.models_dir).load(&args.model)?;
-    let mut query = open_query(&args.source).await?;
+    let stored = Registry::new(&args.models_dir).load(&args.model)?;
+    let mut query = open_query(&args.source, &args.models_dir).await?;
     if let Some(features) = &stored.model.query {
         query = query.wrapped(|source| Ok(over_input(source, features)))?;
     }

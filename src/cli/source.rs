@@ -1,6 +1,6 @@
 //! What `train` and `predict` read: a query, a table of a job, or a path.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -32,11 +32,11 @@ pub struct SourceArgs {
     memory_limit: usize,
 }
 
-/// Opens the source.
+/// Opens the source; `models` is the directory of the models that its SQL may name.
 ///
 /// # Errors
 /// `Invalid` for arguments that contradict each other; the job's; the query's come when it runs.
-pub async fn open_query(args: &SourceArgs) -> Result<RepeatableQuery> {
+pub async fn open_query(args: &SourceArgs, models: &Path) -> Result<RepeatableQuery> {
     let jobs = match &args.job {
         Some(file) => vec![read_job(file, &args.variables)?],
         None => Vec::new(),
@@ -44,6 +44,7 @@ pub async fn open_query(args: &SourceArgs) -> Result<RepeatableQuery> {
     let is_table = jobs.iter().any(|job| job.table(&args.source).is_some() || job.view(&args.source).is_some());
     // One partition keeps the rows in order, which the split and the last-value baseline depend on.
     let session = QuerySession::new(jobs, SessionLimits { memory_bytes: args.memory_limit, partitions: 1 })?;
+    session.models().set_directory(models);
     let first_word = args.source.split_whitespace().next().unwrap_or_default().to_uppercase();
     let sql = if ["SELECT", "WITH"].contains(&first_word.as_str()) {
         args.source.trim_end().trim_end_matches(';').to_owned()
@@ -61,7 +62,7 @@ pub async fn open_query(args: &SourceArgs) -> Result<RepeatableQuery> {
             "--columns declares the columns of a CSV file, but the source is a query or a table",
         ));
     }
-    Ok(RepeatableQuery::new(session, sql))
+    Ok(RepeatableQuery::new(&session, sql))
 }
 
 async fn headerless(session: QuerySession, path: &str, columns: &str) -> Result<RepeatableQuery> {
@@ -74,7 +75,7 @@ async fn headerless(session: QuerySession, path: &str, columns: &str) -> Result<
     for statement in session.parse(&script)? {
         session.run(&script, statement).await?;
     }
-    Ok(RepeatableQuery::new(session, "SELECT * FROM source"))
+    Ok(RepeatableQuery::new(&session, "SELECT * FROM source"))
 }
 
 /// At the commas outside parentheses: `a:DECIMAL(10,2),b:INT`.

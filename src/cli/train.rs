@@ -157,7 +157,7 @@ pub async fn run(args: TrainArgs) -> Result<()> {
         plot::check_path(path)?;
     }
     let request = args.request()?;
-    let query = open_query(&args.source).await?;
+    let query = open_query(&args.source, &args.models_dir).await?;
     let spinner = spinner()?;
     let training = query.train(request, &|rows| spinner.inc(rows)).await;
     spinner.finish_and_clear();

@@ -106,6 +106,9 @@ pub struct TrainingRecord {
     /// Of each term and the target, over the rows that could be used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranges: Vec<Range>,
+    /// What was read of Kafka.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offsets: Vec<ReadRange>,
     /// What was read and could not be used.
     pub counts: RowCounts,
     /// Features that were asked for and left out (`--drop-redundant`).
@@ -126,6 +129,17 @@ pub struct TimeRange {
     /// RFC 3339, UTC.
     pub from: String,
     pub to: String,
+}
+
+/// A stretch of one partition of a Kafka topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadRange {
+    pub topic: String,
+    pub partition: i32,
+    /// The first offset.
+    pub from: i64,
+    /// One past the last.
+    pub until: i64,
 }
 
 /// The least and the greatest value of a column.

@@ -48,6 +48,7 @@ pub(crate) fn model() -> Model {
             time: None,
             half_life: None,
             ranges: Vec::new(),
+            offsets: Vec::new(),
             counts: RowCounts::default(),
             left_out: vec![LeftOut { feature: "x".to_owned(), why: "it is always 1".to_owned() }],
         },

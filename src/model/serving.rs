@@ -157,6 +157,11 @@ impl Models {
         Ok(())
     }
 
+    /// Does a CREATE MODEL say where this one is?
+    pub fn is_declared(&self, name: &str) -> bool {
+        lock(&self.declared).contains_key(name)
+    }
+
     /// A model that was trained in this session is where it was put.
     pub fn trained(&self, statement: &ModelStatement, registry: Registry) {
         self.put(&statement.name, registry, statement.name.clone(), Some(statement.place.clone()));

@@ -364,6 +364,7 @@ fn describe(
             }),
             half_life: options.half_life,
             ranges: all.ranges.iter().filter(|range| named(&range.column)).cloned().collect(),
+            offsets: Vec::new(),
             counts: all.counts.clone(),
             left_out: Vec::new(),
         },

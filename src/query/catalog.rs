@@ -23,9 +23,7 @@ use super::{
     kafka_table::KafkaRange,
 };
 use crate::{
-    catalog::{
-        Connector, FileFormat, FileTable, Job, StartingOffsets, Subscription, Table, locate_error, parse_statements,
-    },
+    catalog::{Connector, FileFormat, FileTable, Job, Subscription, Table, locate_error, parse_statements},
     error::{Error, ErrorKind, Result, nearest},
     session::plan_sql,
 };
@@ -140,11 +138,7 @@ impl QueryTables {
 
     async fn table_of(&self, job: &Job, table: &Table) -> Result<Arc<dyn TableProvider>> {
         match &table.connector {
-            Connector::Kafka(kafka) if kafka.subscription.is_some() => {
-                let starting = table.batch_starting_offsets().unwrap_or(StartingOffsets::Earliest);
-                let event_time = table.watermark.as_ref().map(|watermark| watermark.column.as_str());
-                Ok(Arc::new(KafkaRange::new(kafka, starting, &table.columns, event_time)))
-            }
+            Connector::Kafka(kafka) if kafka.subscription.is_some() => Ok(Arc::new(KafkaRange::new(table, kafka))),
             Connector::Kafka(_) => Err(Error::unsupported(format!("the table '{}' is only written to", table.name))
                 .help("give it 'subscribe' to read its topic")),
             Connector::Console(_) => Err(Error::unsupported(format!("the table '{}' is a console", table.name))),

@@ -1,7 +1,10 @@
 //! A bounded range of a Kafka table: `startingOffsets` (earliest) to `endingOffsets` (latest), fixed when the query
 //! is planned.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -19,7 +22,7 @@ use datafusion::{
 use tokio::{runtime::Handle, sync::mpsc::Sender};
 
 use crate::{
-    catalog::{Column, EVENT_TIME, KafkaColumn, KafkaTable, StartingOffsets},
+    catalog::{Column, EVENT_TIME, KafkaColumn, KafkaTable, StartingOffsets, Table},
     decode::RecordDecoder,
     error::Result,
     source::{KafkaSource, OffsetRange, Offsets},
@@ -31,17 +34,18 @@ const BATCHES_WAITING_MAX: usize = 4;
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct KafkaRange {
+    name: String,
     table: Arc<KafkaTable>,
     columns: Arc<[Column]>,
     schema: SchemaRef,
 }
 
 impl KafkaRange {
-    /// `starting` is where a batch query starts. No declared columns means Kafka's own. Nothing is contacted.
-    /// `event_time` is the column of the WATERMARK.
-    pub fn new(table: &KafkaTable, starting: StartingOffsets, columns: &[Column], event_time: Option<&str>) -> Self {
+    /// Of `declared`, whose options are `table`. No declared columns means Kafka's own. Nothing is contacted.
+    pub fn new(declared: &Table, table: &KafkaTable) -> Self {
+        let event_time = declared.watermark.as_ref().map(|watermark| watermark.column.as_str());
         let mut table = table.clone();
-        table.starting_offsets = starting;
+        table.starting_offsets = declared.batch_starting_offsets().unwrap_or(StartingOffsets::Earliest);
         let own = |column: &KafkaColumn| Column {
             name: column.name().to_owned(),
             data_type: column.data_type(),
@@ -49,19 +53,48 @@ impl KafkaRange {
             metadata: Some(*column),
         };
         let is_wanted = |column: &&KafkaColumn| **column != KafkaColumn::Headers || table.include_headers;
-        let columns: Arc<[Column]> = match columns {
+        let columns: Arc<[Column]> = match &declared.columns[..] {
             [] => KafkaColumn::ALL.iter().filter(is_wanted).map(own).collect(),
             declared => declared.into(),
         };
         let schema = schema_of(columns.iter(), event_time);
-        Self { table: Arc::new(table), columns, schema }
+        Self { name: declared.name.clone(), table: Arc::new(table), columns, schema }
     }
 
-    /// The ranges to read, in at most `readers` groups of about the same number of records.
-    async fn ranges(&self, readers: usize) -> Result<Vec<Vec<OffsetRange>>> {
+    /// The ranges to read: those that `fixed` knows, or as they are now.
+    async fn ranges(&self, fixed: Option<&KafkaRanges>) -> Result<Vec<OffsetRange>> {
+        if let Some(known) = fixed.and_then(|fixed| fixed.known(&self.name)) {
+            return Ok(known);
+        }
         let source = KafkaSource::open(&self.table).await?;
         let (start, end) = (source.starting_offsets().await?, source.ending_offsets().await?);
-        Ok(shares(ranges_between(&start, &end), readers))
+        let ranges = ranges_between(&start, &end);
+        if let Some(fixed) = fixed {
+            fixed.fix(&self.name, &ranges);
+        }
+        Ok(ranges)
+    }
+}
+
+/// An extension of a session that reads its Kafka tables more than once: each time in the ranges of the first.
+#[derive(Debug, Default)]
+pub(super) struct KafkaRanges(Mutex<BTreeMap<String, Vec<OffsetRange>>>);
+
+impl KafkaRanges {
+    fn known(&self, table: &str) -> Option<Vec<OffsetRange>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(table).cloned()
+    }
+
+    fn fix(&self, table: &str, ranges: &[OffsetRange]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(table.to_owned(), ranges.to_vec());
+    }
+
+    /// What was read, by table, topic and partition.
+    pub fn all(&self) -> Vec<OffsetRange> {
+        let mut all: Vec<OffsetRange> =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect();
+        all.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        all
     }
 }
 
@@ -116,7 +149,10 @@ impl TableProvider for KafkaRange {
     ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
         let wanted = projection.cloned().unwrap_or_else(|| (0..self.columns.len()).collect());
         let schema = Arc::new(self.schema.project(&wanted)?);
-        let shares = self.ranges(state.config().target_partitions()).await?;
+        let fixed = state.config().get_extension::<KafkaRanges>();
+        let in_order = fixed.is_some();
+        let ranges = self.ranges(fixed.as_deref()).await?;
+        let shares = shares(ranges, if in_order { 1 } else { state.config().target_partitions() });
         if shares.is_empty() {
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
@@ -127,6 +163,7 @@ impl TableProvider for KafkaRange {
                 wanted: wanted.clone(),
                 schema: Arc::clone(&schema),
                 ranges,
+                in_order,
             })
         };
         let partitions = shares.into_iter().map(partition).collect();
@@ -143,6 +180,8 @@ struct KafkaShare {
     wanted: Vec<usize>,
     schema: SchemaRef,
     ranges: Vec<OffsetRange>,
+    /// One range after the other, instead of as records come.
+    in_order: bool,
 }
 
 impl PartitionStream for KafkaShare {
@@ -153,16 +192,26 @@ impl PartitionStream for KafkaShare {
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let mut builder = RecordBatchReceiverStream::builder(Arc::clone(&self.schema), BATCHES_WAITING_MAX);
         let (table, columns) = (Arc::clone(&self.table), Arc::clone(&self.columns));
-        let (wanted, ranges, out) = (self.wanted.clone(), self.ranges.clone(), builder.tx());
-        builder.spawn_blocking(move || Ok(read(&table, &columns, &wanted, &ranges, &out)?));
+        let (wanted, mut ranges, out) = (self.wanted.clone(), self.ranges.clone(), builder.tx());
+        let at_once = if self.in_order { 1 } else { ranges.len().max(1) };
+        ranges.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        builder.spawn_blocking(move || {
+            let columns = (&columns[..], &wanted[..]);
+            Ok(read(&table, columns, &mut ranges.chunks(at_once), &out)?)
+        });
         builder.build()
     }
 }
 
 type Out = Sender<datafusion::error::Result<arrow::array::RecordBatch>>;
 
-/// Reads `ranges` on this thread, until they end or nobody wants more.
-fn read(table: &KafkaTable, columns: &[Column], wanted: &[usize], ranges: &[OffsetRange], out: &Out) -> Result<()> {
+/// Reads `ranges` on this thread, those of one slice at the same time, until they end or nobody wants more.
+fn read<'a>(
+    table: &KafkaTable,
+    (columns, wanted): (&[Column], &[usize]),
+    ranges: &mut dyn Iterator<Item = &'a [OffsetRange]>,
+    out: &Out,
+) -> Result<()> {
     // The decoder wants ascending columns.
     let mut ascending = wanted.to_vec();
     ascending.sort_unstable();
@@ -176,16 +225,20 @@ fn read(table: &KafkaTable, columns: &[Column], wanted: &[usize], ranges: &[Offs
         bad += decoded.bad;
         Ok(decoded.rows.num_rows() == 0 || out.blocking_send(Ok(decoded.rows.project(&order)?)).is_ok())
     };
-    source.read(ranges, &mut |records| {
-        let mut rest = records;
-        while !rest.is_empty() {
-            rest = &rest[decoder.push_until_full(rest)?..];
-            if decoder.is_full() && !flush(&mut decoder)? {
-                return Ok(false);
+    let mut wants_more = true;
+    while wants_more && let Some(ranges) = ranges.next() {
+        source.read(ranges, &mut |records| {
+            let mut rest = records;
+            while !rest.is_empty() {
+                rest = &rest[decoder.push_until_full(rest)?..];
+                wants_more = !decoder.is_full() || flush(&mut decoder)?;
+                if !wants_more {
+                    return Ok(false);
+                }
             }
-        }
-        Ok(true)
-    })?;
+            Ok(true)
+        })?;
+    }
     flush(&mut decoder)?;
     if bad > 0 {
         tracing::warn!(records = bad, "records that cannot be decoded are not among the rows");

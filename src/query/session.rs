@@ -19,6 +19,7 @@ use super::{
     external::{ExternalTables, FORMATS},
     failure,
     files::FilesSpec,
+    kafka_table::KafkaRanges,
 };
 use crate::{
     catalog::{FileTable, Job, ModelStatement, ScriptPart, Table, parse_statements, script_parts},
@@ -78,6 +79,8 @@ impl Script {
 pub struct QuerySession {
     context: SessionContext,
     tables: Arc<QueryTables>,
+    /// The session that the tables belong to: they live as long as it does.
+    owner: SessionContext,
     models: Arc<Models>,
 }
 
@@ -99,7 +102,7 @@ impl QuerySession {
     /// to spill, there are fewer.
     ///
     /// # Errors
-    /// `Invalid` for less than `MEMORY_BYTES_MIN`, and for a model that two jobs declare; `Internal` if the temporary directory cannot be used.
+    /// `Invalid` for less than `MEMORY_BYTES_MIN`, and at a wrong option of a model; `Internal` if the temporary directory cannot be used.
     pub fn new(jobs: Vec<Job>, limits: SessionLimits) -> Result<Self> {
         let memory_bytes = limits.memory_bytes;
         if memory_bytes < MEMORY_BYTES_MIN {
@@ -110,7 +113,10 @@ impl QuerySession {
         let context = session(SessionLimits { memory_bytes, partitions })?;
         let models = Arc::new(Models::new(serving::DIRECTORY));
         for model in jobs.iter().flat_map(|job| &job.models) {
-            models.declare(model)?;
+            // Of two jobs with the same name the first wins, as with tables.
+            if !models.is_declared(&model.name) {
+                models.declare(model)?;
+            }
         }
         function::register(&context, &models)?;
         let weak = context.state_weak_ref();
@@ -125,7 +131,7 @@ impl QuerySession {
                 state.table_factories_mut().insert(name.to_owned(), Arc::new(ExternalTables(kind)));
             }
         }
-        Ok(Self { context, tables, models })
+        Ok(Self { owner: context.clone(), context, tables, models })
     }
 
     /// Those that its SQL can name.
@@ -133,10 +139,13 @@ impl QuerySession {
         &self.models
     }
 
-    /// The same tables and models in a session of one partition, which keeps the rows of files in their order.
-    pub(super) fn in_order(&self) -> Self {
-        let context = in_order(&self.context);
-        Self { context, tables: Arc::clone(&self.tables), models: Arc::clone(&self.models) }
+    /// The same tables and models in a session that gives the same rows each time: with one partition, which keeps the
+    /// rows of files in their order, and with the ranges of Kafka tables as they are first, which it writes down.
+    pub(super) fn repeatable(&self) -> (Self, Arc<KafkaRanges>) {
+        let (context, ranges) = (in_order(&self.context), Arc::new(KafkaRanges::default()));
+        context.state_ref().write().config_mut().set_extension(Arc::clone(&ranges));
+        let (tables, models) = (Arc::clone(&self.tables), Arc::clone(&self.models));
+        (Self { context, tables, owner: self.owner.clone(), models }, ranges)
     }
 
     /// DataFusion's own session, for callers that build plans.

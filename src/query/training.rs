@@ -1,23 +1,28 @@
 //! Training on what a query gives: `tidemill train`, and `CREATE MODEL ... AS SELECT` in a script.
 
+use std::sync::Arc;
+
 use datafusion::execution::SendableRecordBatchStream;
 
-use super::session::QuerySession;
+use super::{kafka_table::KafkaRanges, session::QuerySession};
 use crate::{
     catalog::{ModelStatement, locate_error},
     error::{Error, Result},
     model::{
-        Registry, Stored, TrainRequest, Training, horizon::over_input, lookahead::look_ahead, request::in_sql, train,
+        Registry, Stored, TrainRequest, Training, artifact::ReadRange, horizon::over_input, lookahead::look_ahead,
+        request::in_sql, train,
     },
     session::plan_sql,
+    source::OffsetRange,
 };
 
-/// A query that can be run again and again. Training wants its session to have one partition: the order of the rows says
-/// which of them test.
+/// A query that can be run again and again, and gives the same rows in the same order: that says which of them test.
 #[derive(Debug)]
 pub struct RepeatableQuery {
     session: QuerySession,
     sql: String,
+    /// What it read of Kafka.
+    ranges: Arc<KafkaRanges>,
 }
 
 /// What became of a `CREATE MODEL`.
@@ -32,8 +37,9 @@ pub enum CreatedModel {
 
 impl RepeatableQuery {
     /// Nothing is run.
-    pub fn new(session: QuerySession, sql: impl Into<String>) -> Self {
-        Self { session, sql: sql.into() }
+    pub fn new(session: &QuerySession, sql: impl Into<String>) -> Self {
+        let (session, ranges) = session.repeatable();
+        Self { session, sql: sql.into(), ranges }
     }
 
     /// The same rows, seen through another query.
@@ -41,7 +47,7 @@ impl RepeatableQuery {
     /// # Errors
     /// Those of `around`.
     pub fn wrapped(self, around: impl FnOnce(&str) -> Result<String>) -> Result<Self> {
-        Ok(Self { sql: around(&self.sql)?, session: self.session })
+        Ok(Self { sql: around(&self.sql)?, ..self })
     }
 
     /// Trains a model on the rows: the query with the request's own around it, in the order of its times. `progress` gets
@@ -60,7 +66,12 @@ impl RepeatableQuery {
         let mut options = request.options(&shape)?;
         options.looking_ahead = columns.into_iter().filter_map(|(name, by)| by.map(|by| (name, by))).collect();
         let query = query.wrapped(|sql| shape.around(sql))?;
-        train(&options, |needed| query.stream(Some(needed)), progress).await
+        let mut training = train(&options, |needed| query.stream(Some(needed)), progress).await?;
+        let read = query.ranges.all().into_iter();
+        training.model.training.offsets = read
+            .map(|OffsetRange { topic, partition, start, end }| ReadRange { topic, partition, from: start, until: end })
+            .collect();
+        Ok(training)
     }
 
     /// Its columns, and which of them are made of later rows, and by what.
@@ -118,10 +129,9 @@ impl QuerySession {
                  it as it is",
             ));
         }
-        let ordered = self.in_order();
         // First, for the places of its errors.
-        plan_sql(&ordered.context().state(), select.sql()).await.map_err(|error| locate_error(error, select))?;
-        let query = RepeatableQuery::new(ordered, select.sql());
+        plan_sql(&self.context().state(), select.sql()).await.map_err(|error| locate_error(error, select))?;
+        let query = RepeatableQuery::new(self, select.sql());
         let training = query.train(request, progress).await.map_err(|error| {
             let error = in_sql(&error);
             if error.place().is_some() { error } else { error.at(statement.place.clone()) }

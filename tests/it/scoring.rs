@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use tidemill::store::Store;
 
@@ -329,4 +330,103 @@ async fn windows_predict_with_the_versions_of_their_batches() {
         assert_eq!(job.lines().await, [wanted], "{crash}");
         assert_eq!(scored.announced().await, ["{\"m\":1}", "{\"m\":2}", "{\"m\":3}"], "{crash}");
     }
+}
+
+/// The file says which records a model was trained on; each pass over them reads the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_says_which_offsets_it_was_trained_on() {
+    let job = TestJob::new(None, &JobText::default());
+    create_topic(&job.topic, 2).await;
+    let record = |id: u64| format!("{{\"id\": {id}, \"price\": {}.{}}}", 3 * id, id % 7);
+    for (partition, ids) in [(0, 0..120), (1, 120..200)] {
+        send(&job.topic, partition, &ids.map(record).collect::<Vec<_>>());
+    }
+    let (here, file) = (job.directory.path(), job.file.to_str().unwrap());
+    let sql = "CREATE MODEL m WITH (target = 'price') AS SELECT id, price FROM prices";
+    for arguments in [
+        &["query", "--job", file, sql][..],
+        &["train", "prices", "--job", file, "--target", "price", "--features", "id", "--model", "m"],
+    ] {
+        let (ok, _, err) = tidemill(here, arguments);
+        assert!(ok, "{err}");
+    }
+    for version in [1, 2] {
+        let text = std::fs::read_to_string(here.join(format!("models/m/{version}.json"))).unwrap();
+        let model: Value = serde_json::from_str(&text).unwrap();
+        let offsets = serde_json::json!([
+            {"topic": job.topic, "partition": 0, "from": 0, "until": 120},
+            {"topic": job.topic, "partition": 1, "from": 0, "until": 80}
+        ]);
+        assert_eq!(model["training"]["offsets"], offsets);
+        assert_eq!(model["training"]["counts"]["read"], 200);
+    }
+}
+
+/// One bad record never costs another: a value that the model does not know is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_outside_the_vocabulary_is_a_dead_letter() {
+    let columns = "id BIGINT, symbol STRING";
+    let select = "SELECT id, round(predict('m', symbol)) AS p FROM prices";
+    let scored = Scored::new(&JobText { columns, select, ..JobText::default() }).await;
+    let job = &scored.job;
+    let sql = format!(
+        "CREATE MODEL m WITH (target = 'y', features = 'symbol', categorical = 'symbol=A|B', path = '{}') AS
+         SELECT CASE WHEN value % 2 = 0 THEN 'A' ELSE 'B' END AS symbol, 5 * (value % 2) + 0.001 * (value % 3) AS y
+         FROM generate_series(1, 100)",
+        scored.models()
+    );
+    let (ok, _, err) = tidemill(job.directory.path(), &["query", &sql]);
+    assert!(ok, "{err}");
+    let record = |(id, symbol): (u64, &str)| format!("{{\"id\": {id}, \"symbol\": \"{symbol}\"}}");
+    let records: Vec<String> = (0..4).zip(["A", "C", "B", "A"]).map(record).collect();
+    send(&job.topic, 0, &records);
+    let output = job.run();
+    assert_eq!(job.lines().await, ["0,0.0", "2,5.0", "3,0.0"]);
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.contains("consumed 4 = written 3") && err.contains("bad 1"), "{err}");
+    let (ok, verdict) = job.verify();
+    assert!(ok, "{verdict}");
+}
+
+/// Versions come and go while the process is killed: each batch's rows are those of the version that it was announced
+/// with, and nothing else is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_at_random_moments_while_versions_are_promoted() {
+    const ROWS: u64 = 6000;
+    let seed = std::env::var("TIDEMILL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    println!("TIDEMILL_SEED={seed}");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let text = JobText { source: ", maxOffsetsPerTrigger = 100", select: STATELESS, ..JobText::default() };
+    let scored = Scored::new(&text).await;
+    for factor in [10, 20, 30] {
+        scored.train("price", factor);
+    }
+    let job = &scored.job;
+    send(&job.topic, 0, &prices(0..ROWS).0);
+    for _ in 0..6 {
+        scored.promote(random.random_range(1..=3));
+        let mut child = job.command(&["--available-now", "--progress", "none"]).stderr(Stdio::null()).spawn().unwrap();
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..1200))).await;
+        scored.promote(random.random_range(1..=3));
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..1200))).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    job.run();
+    let store = Store::open(&job.checkpoint()).await.unwrap();
+    let (mut wanted, mut start, mut versions) = (Vec::new(), 0, Vec::new());
+    for (batch, announced) in scored.announced().await.into_iter().enumerate() {
+        let version: u64 = announced.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+        let text = store.read(&format!("offsets/{batch}")).await.unwrap().unwrap();
+        let ends: Value = serde_json::from_slice(text.rsplit(|byte| *byte == b'\n').next().unwrap()).unwrap();
+        let end = ends[&job.topic]["0"].as_u64().unwrap();
+        wanted.extend(predicted(start..end, 10 * version));
+        versions.push(version);
+        start = end;
+    }
+    wanted.sort();
+    assert_eq!(start, ROWS, "seed {seed}");
+    assert_eq!(job.lines().await, wanted, "seed {seed}, versions {versions:?}");
+    let (ok, verdict) = job.verify();
+    assert!(ok, "seed {seed}: {verdict}");
 }
