@@ -136,6 +136,8 @@ fn training(question: &Question, promotion: &Promotion) -> TrainingRecord {
         }),
         half_life: options.half_life_us.map(HalfLife::TimeUs),
         ranges: Vec::new(),
+        // Those of the stream are in its checkpoint.
+        offsets: Vec::new(),
         counts: RowCounts::default(),
         left_out: promotion.left_out.clone(),
     }
