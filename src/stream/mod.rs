@@ -3,12 +3,13 @@
 //! `launch.rs` starts every INSERT of a job file as a `query.rs` of its own, `describe.rs` only checks them; `plan.rs`
 //! makes the bounded DataFusion plan, over Kafka tables (`scan.rs`) and the stored files that it joins
 //! (`static_table.rs`, `join.rs`); `stateless.rs` refuses what one batch alone cannot answer and `constant.rs` what
-//! fails for every record; `inputs.rs` says what each table's part of a batch is, and `batch.rs` runs it
+//! fails for every record, `time.rs` finds `now()`, `columns.rs` says of which types rows are written; `inputs.rs` says what each table's part of a batch is, and `batch.rs` runs it
 //! (source -> decode -> plan -> output), and `isolate.rs` runs it again if an expression fails on some of the records; `output.rs` is where rows go; `commit.rs` makes them visible; `trigger.rs` says
 //! when; `progress.rs` and `window_progress.rs` tell the user, and `inspect` answers
 //! those who ask; `replay.rs` is where a query with late rows stands.
 
 mod batch;
+mod columns;
 mod commit;
 mod constant;
 mod describe;
@@ -26,13 +27,14 @@ mod replay;
 mod scan;
 mod stateless;
 mod static_table;
+mod time;
 mod trigger;
 mod window_progress;
 mod windowed;
 
+pub use columns::normalise;
 pub use describe::describe;
 pub use launch::{StreamOptions, launch};
-pub use plan::normalise;
 pub use progress::{ProgressFormat, QueryProgress};
 pub use replay::{LateQuery, Standing};
 pub use trigger::Trigger;

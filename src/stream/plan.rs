@@ -2,25 +2,24 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use arrow::{
-    array::RecordBatch,
-    datatypes::{DataType, SchemaRef, TimeUnit},
-};
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use chrono::{DateTime, Utc};
 use datafusion::{
     common::tree_node::TreeNodeRecursion,
     execution::{SessionState, TaskContext},
-    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast},
+    logical_expr::LogicalPlan,
     physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream, execution_plan::reset_plan_states},
     prelude::SessionContext,
 };
 use tokio::sync::mpsc::Sender;
 
 use super::{
+    columns::normalise,
     constant, join,
     scan::{Run, StreamTable, TableScans, stream_table},
     stateless,
     static_table::{self, StaticTable},
+    time::depends_on_time,
     windowed::{self, LateRows, PlannedStages, Stages, Watermarks},
 };
 use crate::{
@@ -40,6 +39,8 @@ const JOIN_MEMORY_BYTES: usize = 192 << 20;
 pub struct QueryPlan {
     context: SessionContext,
     logical: LogicalPlan,
+    /// The same for all batches, if it does not depend on when they are made: most of planning is to optimise.
+    optimized: Option<LogicalPlan>,
     schema: SchemaRef,
     /// The Kafka tables that it reads, in the order of its text.
     pub sources: Vec<Source>,
@@ -73,7 +74,7 @@ impl std::fmt::Debug for QueryPlan {
 #[derive(Debug)]
 pub struct BatchPlan {
     /// Mostly one. Of a query with windows those over the records: what becomes of their rows is not of interest.
-    physical: Vec<Arc<dyn ExecutionPlan>>,
+    pub(super) physical: Vec<Arc<dyn ExecutionPlan>>,
     task: Arc<TaskContext>,
     /// What it reads of each source.
     pub reads: Vec<TableScans>,
@@ -166,7 +167,8 @@ impl QueryPlan {
         for table in &statics {
             table.plan(&optimized)?;
         }
-        Ok(Self { context, logical, schema, sources, statics, windowed, emit, waits })
+        let optimized = (!depends_on_time(&logical)?).then_some(optimized);
+        Ok(Self { context, logical, optimized, schema, sources, statics, windowed, emit, waits })
     }
 
     /// The schema of the rows that it gives.
@@ -179,7 +181,7 @@ impl QueryPlan {
     /// # Errors
     /// As `batch`.
     pub fn display(&self) -> Result<String> {
-        Ok(self.context.state().optimize(&self.logical)?.display_indent().to_string())
+        Ok(self.optimized(&self.context.state())?.display_indent().to_string())
     }
 
     /// Looks at the stored files that the next batch joins, and returns which they are.
@@ -218,7 +220,7 @@ impl QueryPlan {
     pub async fn batch(&self, timestamp_ms: i64) -> Result<BatchPlan> {
         self.take_scans();
         let state = self.state_at(timestamp_ms);
-        let physical = state.create_physical_plan(&self.logical).await?;
+        let physical = state.query_planner().create_physical_plan(&self.optimized(&state)?, &state).await?;
         Ok(BatchPlan {
             physical: vec![physical],
             task: state.task_ctx(),
@@ -239,7 +241,7 @@ impl QueryPlan {
     ) -> Result<WindowedPlan> {
         self.take_scans();
         let state = self.state_at(timestamp_ms);
-        let stages = windowed::split(state.optimize(&self.logical)?, self.emit, self.waits)?;
+        let stages = windowed::split(self.optimized(&state)?, self.emit, self.waits)?;
         let planned = windowed::plan(&stages, &state, (watermarks, future_us), LateRows::new(late)).await?;
         Ok(WindowedPlan { planned, reads: self.take_scans() })
     }
@@ -254,7 +256,7 @@ impl QueryPlan {
     /// As `batch`.
     pub fn stages(&self) -> Result<Stages> {
         // now() at one moment, so that the text of the plan is the same at every start.
-        windowed::split(self.state_at(0).optimize(&self.logical)?, self.emit, self.waits)
+        windowed::split(self.optimized(&self.state_at(0))?, self.emit, self.waits)
     }
 
     /// Do its windows wait for a watermark? Then they are forgotten when it has passed.
@@ -282,6 +284,10 @@ impl QueryPlan {
             _ => "has no window that a WATERMARK closes".to_owned(),
         };
         Ok(Some(format!("output mode {mode} {why}: nothing is forgotten, and the state grows with each new group")))
+    }
+
+    fn optimized(&self, state: &SessionState) -> Result<LogicalPlan> {
+        self.optimized.clone().map_or_else(|| Ok(state.optimize(&self.logical)?), Ok)
     }
 
     fn state_at(&self, timestamp_ms: i64) -> SessionState {
@@ -449,43 +455,4 @@ async fn plan_select(context: &SessionContext, select: &SqlText) -> Result<Logic
 /// The name as SQL identifiers are compared: DataFusion folds what is not quoted to lower case.
 fn quoted(name: &str) -> datafusion::common::TableReference {
     datafusion::common::TableReference::bare(name.to_owned())
-}
-
-/// Casts the output to the types that files hold: no views or dictionaries, timestamps in microseconds.
-///
-/// # Errors
-/// `Invalid` for a column without a type.
-pub fn normalise(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let mut columns = Vec::new();
-    let mut changed = false;
-    for (qualifier, field) in plan.schema().iter() {
-        if *field.data_type() == DataType::Null {
-            return Err(Error::invalid(format!("the column {:?} is NULL without a type", field.name()))
-                .help("CAST it to the type that the files shall have"));
-        }
-        let column = Expr::Column((qualifier, field).into());
-        let wanted = file_type(field.data_type());
-        let qualified = qualifier.is_some();
-        if wanted != *field.data_type() {
-            columns.push(cast(column, wanted).alias(field.name()));
-            changed = true;
-        } else {
-            changed |= qualified;
-            columns.push(column.alias(field.name()));
-        }
-    }
-    if !changed {
-        return Ok(plan);
-    }
-    Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
-}
-
-fn file_type(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
-        DataType::Dictionary(_, values) => file_type(values),
-        DataType::Timestamp(TimeUnit::Nanosecond, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
-        other => other.clone(),
-    }
 }
