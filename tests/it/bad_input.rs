@@ -180,7 +180,7 @@ async fn a_plan_that_one_batch_cannot_answer_is_refused_with_the_way_out() {
         ("SELECT id, price FROM prices ORDER BY id", "ORDER BY"),
         ("SELECT id, price FROM prices LIMIT 5", "LIMIT"),
         ("SELECT a.id FROM prices a JOIN prices b ON a.id = b.id", "join"),
-        ("SELECT id FROM prices WHERE id IN (SELECT id FROM prices)", "a subquery in an expression"),
+        ("SELECT id FROM prices WHERE id IN (SELECT id FROM prices)", "has no WATERMARK"),
         ("SELECT id, NULL AS nothing FROM prices", "without a type"),
         ("SELECT id, price AS id FROM prices", "ambiguous"),
     ] {
