@@ -17,7 +17,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use super::{
     hashes::{KeyHashes, hash_rows},
     layout::{Labels, Moments, StateLayout},
-    operator::{Held, Scan, rows_of},
+    operator::{Held, Scan, rows_of, rows_seen},
 };
 use crate::{
     error::{Error, Result},
@@ -156,7 +156,8 @@ impl Scan for MomentScan {
                 }
             }
             let Some(held) = self.left.pop_front() else { return Ok(None) };
-            self.slices.extend(rows_of(held, &self.store, &self.layout).await?.iter().cloned());
+            let rows = rows_seen(held, &self.store, &self.layout, self.to_us).await?;
+            self.slices.extend(rows.iter().cloned());
         }
     }
 

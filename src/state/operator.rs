@@ -3,8 +3,8 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -30,8 +30,6 @@ const MEMORY_BYTES_MAX: usize = 64 << 20;
 /// A file of state holds about this much, uncompressed: it is read into memory whole.
 pub const FILE_BYTES: usize = 8 << 20;
 
-/// What is not in memory is looked at when the watermark has gone on by this, in microseconds.
-const UNREAD_LOOK_US: i64 = 1_000_000;
 /// State that nothing expires from is merged when it has grown to twice what it was after that, and by so many rows.
 const MERGE_ROWS_MIN: u64 = if cfg!(test) { 16 } else { 1 << 16 };
 /// Smaller files, compressed, are written again as fewer when they are many.
@@ -53,31 +51,36 @@ pub struct OperatorState {
 pub(super) struct Held {
     pub(super) file: StateFile,
     rows: Option<Arc<Vec<RecordBatch>>>,
-    /// No window of it ends between the moment at which it was last looked at and this: what does not change while the
-    /// watermark goes on need not be looked at again.
-    next_end_us: Arc<AtomicI64>,
+    /// The moment after which it was last looked at, and when its next window ends: what does not change while the
+    /// watermark goes on need not be looked at again. It holds only from that moment on: a batch may fail and be run again.
+    looked: Arc<Mutex<Option<(i64, i64)>>>,
 }
 
 impl Held {
     fn new(file: StateFile, rows: Option<Arc<Vec<RecordBatch>>>) -> Self {
-        Self { file, rows, next_end_us: Arc::new(AtomicI64::new(i64::MIN)) }
+        Self { file, rows, looked: Arc::default() }
     }
 
-    /// A moment up to which no window of it ends, from `after_us` on.
+    /// A moment before which no window of it ends, from `after_us` on. Of what is not in memory and was not read since,
+    /// nobody knows: it has to be read.
     pub(super) fn next_end(&self, layout: &StateLayout, after_us: i64) -> Result<i64> {
-        let known = self.next_end_us.load(Ordering::Relaxed);
-        if known > after_us {
-            return Ok(known);
+        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, next)) = looked.filter(|(from, next)| *from <= after_us && *next > after_us) {
+            return Ok(next);
         }
-        let Some(rows) = &self.rows else {
-            // It is in no memory, and reading it to look would cost more than a batch that closes nothing.
-            return Ok(self.file.first_start_us.max(after_us.saturating_add(UNREAD_LOOK_US)));
-        };
+        match &self.rows {
+            Some(rows) => self.look(layout, rows, after_us),
+            None => Ok(self.file.first_start_us.max(after_us.saturating_add(1))),
+        }
+    }
+
+    /// Looks at its rows for the next window that ends after `after_us`.
+    fn look(&self, layout: &StateLayout, rows: &[RecordBatch], after_us: i64) -> Result<i64> {
         let mut next = i64::MAX;
-        for batch in rows.iter() {
+        for batch in rows {
             next = layout.next_end(batch, after_us)?.map_or(next, |end| next.min(end));
         }
-        self.next_end_us.store(next, Ordering::Relaxed);
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some((after_us, next));
         Ok(next)
     }
 
@@ -224,8 +227,8 @@ impl OperatorState {
         Ok(())
     }
 
-    /// When the next window closes, microseconds since the epoch: no window ends after `after_us` and before it. What is
-    /// not in memory is looked at once a second of event time.
+    /// When the next window closes, microseconds since the epoch: no window ends after `after_us` and before it. Of files
+    /// that are not in memory and were not read since a restart it may be any moment.
     ///
     /// # Errors
     /// `Internal`: a defect.
@@ -325,7 +328,7 @@ impl OperatorState {
             if last_us <= from_us || held.file.first_start_us >= to_us {
                 continue;
             }
-            for batch in rows_of(held.clone(), &self.store, &self.layout).await?.iter() {
+            for batch in rows_seen(held.clone(), &self.store, &self.layout, to_us).await?.iter() {
                 released += self.layout.released(batch, from_us, to_us)?;
             }
         }
@@ -399,7 +402,7 @@ impl Scan for StateScan {
             }
             let Some(held) = self.left.pop_front() else { return Ok(None) };
             let at_once = self.layout.rows_at_once();
-            for batch in rows_of(held, &self.store, &self.layout).await?.iter() {
+            for batch in rows_seen(held, &self.store, &self.layout, self.to_us).await?.iter() {
                 let starts = (0..batch.num_rows()).step_by(at_once);
                 self.slices.extend(starts.map(|at| batch.slice(at, at_once.min(batch.num_rows() - at))));
             }
@@ -440,7 +443,7 @@ impl LiveRows {
     pub async fn next(&mut self) -> Result<Option<Vec<RecordBatch>>> {
         let Some((held, watermark_us)) = self.left.pop_front() else { return Ok(None) };
         let mut live = Vec::new();
-        for batch in rows_of(held, &self.store, &self.layout).await?.iter() {
+        for batch in rows_seen(held, &self.store, &self.layout, watermark_us).await?.iter() {
             live.push(self.layout.live(batch, watermark_us)?.unwrap_or_else(|| batch.clone()));
         }
         Ok(Some(live))
@@ -452,6 +455,21 @@ pub(super) async fn rows_of(held: Held, store: &Store, layout: &StateLayout) -> 
         Some(rows) => Ok(rows),
         None => Ok(Arc::new(file::read(store, &held.file, &layout.schema).await?)),
     }
+}
+
+/// The rows of a file when all windows that end up to `after_us` are closed, or close with this batch. Of one that is not
+/// in memory it is known then when the next window ends.
+pub(super) async fn rows_seen(
+    held: Held,
+    store: &Store,
+    layout: &StateLayout,
+    after_us: i64,
+) -> Result<Arc<Vec<RecordBatch>>> {
+    let rows = rows_of(held.clone(), store, layout).await?;
+    if held.rows.is_none() {
+        held.look(layout, &rows, after_us)?;
+    }
+    Ok(rows)
 }
 
 /// Bytes of the rows themselves: a slice shares its buffers with the rest.

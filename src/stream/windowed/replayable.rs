@@ -76,7 +76,7 @@ impl Stages {
                 Kept::InWindows { .. } => window_of(&operator.plan),
                 Kept::Rows(_) | Kept::Partners(_) => {
                     return Err(Error::unsupported(
-                        "replaying late rows of a query with OVER, DISTINCT or JOIN across windows or single rows: a row \
+                        "replaying late rows of a query with OVER or DISTINCT, or a JOIN, across windows or single rows: a row \
                          changes what is written for others",
                     )
                     .help("run the INSERT's SELECT with `tidemill query --job`: it gives all rows as they would be"));

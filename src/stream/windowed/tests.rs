@@ -344,3 +344,35 @@ async fn only_files_of_state_are_deleted_that_nobody_needs_and_that_are_ours() {
     let left = needed.iter().cloned().chain(["state/q-1-theirs-1.arrow".to_owned()]).collect::<BTreeSet<_>>();
     assert_eq!(files().await, left);
 }
+
+/// Files that are not in memory, as after a restart, must be looked at however small the steps of the watermark are.
+#[tokio::test]
+async fn nothing_is_forgotten_when_the_watermark_goes_on_in_small_steps() {
+    for sql in [
+        "SELECT window_start, count(*) AS n FROM TUMBLE(prices, ts, INTERVAL '10 seconds') GROUP BY window_start, window_end",
+        "SELECT id, lag(id) OVER (ORDER BY ts, id) AS before FROM prices",
+        "SELECT window_start, count(*) AS n FROM SESSION(prices, ts, INTERVAL '40 milliseconds') \
+         GROUP BY window_start, window_end",
+        "SELECT a.id, b.id AS other FROM prices a LEFT JOIN prices b ON a.symbol = b.symbol AND b.ts BETWEEN a.ts AND \
+         a.ts + INTERVAL '100 milliseconds'",
+        "SELECT a.id, b.id AS other FROM prices a ASOF LEFT JOIN prices b ON a.symbol = b.symbol AND a.ts > b.ts",
+    ] {
+        let job = job(sql);
+        let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().display().to_string()).await.unwrap();
+        let (mut stream, mut out) = (Stream::new(&plan, store).await, Streamed::default());
+        let event = |fine: i64| (Some(19), fine, 0, None, 0);
+        let all = rows(&[(1, event(940_000)), (2, event(970_000)), (3, event(990_000))], &job);
+        let none = rows(&[], &job);
+        stream.run(&all, 0, &mut out).await;
+        stream.run(&none, 1_000, &mut out).await;
+        // After every third batch all state is in files only.
+        for to_ms in (19_900..20_200).step_by(20) {
+            stream.run(&none, to_ms, &mut out).await;
+        }
+        out.lines.sort();
+        assert_eq!(out.lines, batch_query(&[all], &job).await, "{sql}");
+        assert_eq!(out.ledger.in_state(), 0, "{sql}");
+    }
+}
