@@ -361,15 +361,15 @@ async fn nothing_is_forgotten_when_the_watermark_goes_on_in_small_steps() {
         let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().display().to_string()).await.unwrap();
-        let (mut stream, mut out) = (Stream::new(&plan, store).await, Streamed::default());
+        let (mut stream, mut out) = (Stream::new(&plan, store), Streamed::default());
         let event = |fine: i64| (Some(19), fine, 0, None, 0);
         let all = rows(&[(1, event(940_000)), (2, event(970_000)), (3, event(990_000))], &job);
         let none = rows(&[], &job);
-        stream.run(&all, 0, &mut out).await;
-        stream.run(&none, 1_000, &mut out).await;
+        stream.run(&all, 0, false, &mut out).await;
+        stream.run(&none, 1_000, false, &mut out).await;
         // After every third batch all state is in files only.
-        for to_ms in (19_900..20_200).step_by(20) {
-            stream.run(&none, to_ms, &mut out).await;
+        for (batch, to_ms) in (0..).zip((19_900..20_200).step_by(20)) {
+            stream.run(&none, to_ms, batch % 3 == 0, &mut out).await;
         }
         out.lines.sort();
         assert_eq!(out.lines, batch_query(&[all], &job).await, "{sql}");
