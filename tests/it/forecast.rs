@@ -164,7 +164,7 @@ fn a_backtest_is_a_query() {
         (output.status.success(), text)
     };
     // Each series goes round in a circle of its own, so that both prices say all about the next one.
-    let rows = "COPY (SELECT TIMESTAMP '2024-01-01T00:00:00' + i * INTERVAL '1 minute' AS ts, symbol,
+    let rows = "COPY (SELECT to_timestamp_seconds(1704067200 + 60 * i) AS ts, symbol,
                   CASE symbol WHEN 'a' THEN 0.0 ELSE 50.0 END + round(10 * sin(i / 7.0), 3) AS price,
                   round(cos(i / 7.0), 4) AS phase
                 FROM generate_series(1, 500) AS t(i) CROSS JOIN (VALUES ('a'), ('b')) AS s(symbol)) TO 'rows.parquet'";

@@ -168,7 +168,8 @@ fn stores_what_a_batch_query_gives(
     run(&[&simulate[..], &shape[..], simulator].concat());
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(format!("{name}.sql")).display().to_string();
     let servers = ["-D", &format!("KAFKA={brokers}"), "-D", &format!("HDFS={root}")];
-    let topic = [&["-D", &format!("TOPIC={topic}"), "-D", "START=earliest"], more].concat();
+    let topic = format!("TOPIC={topic}");
+    let topic = [&["-D", &topic, "-D", "START=earliest"], more].concat();
     run(&[&["stream", &file, "--available-now", "--progress", "none"], &servers[..], &topic[..]].concat());
     let query =
         |sql: &str| run(&[&["query", "--job", &file, "--format", "csv"], &servers[..], &topic[..], &[sql]].concat());

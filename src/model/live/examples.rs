@@ -20,8 +20,8 @@ const WAITING_MAX: usize = 1 << 16;
 /// The most examples that are held out: older ones train, however long the stretch was asked to be.
 const HELD_OUT_MAX: usize = 1 << 15;
 
-/// So many series may be kept that have no forecast any more, above as many as there are.
-const SERIES_SPARE: u64 = 64;
+/// Series that have no forecast any more are dropped when there are twice as many as before, and so many.
+const SERIES_SPARE: usize = 64;
 
 /// A forecast that waits for the truth.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -48,9 +48,9 @@ pub struct Waiting {
     /// Of each forecast, one after the other.
     #[serde(deserialize_with = "exact::queue")]
     features: VecDeque<f64>,
-    /// The numbers of the forecasts of each series; and `first` when those without any were dropped.
+    /// The numbers of the forecasts of each series; and how many there were when those without any were dropped.
     series: BTreeMap<String, VecDeque<u64>>,
-    cleaned: u64,
+    kept: usize,
     /// The truth never came for so many.
     pub unmatched: u64,
 }
@@ -131,9 +131,9 @@ impl Waiting {
             self.first += 1;
         }
         // Not with every row: looking at all series costs as many steps as there are.
-        if self.first - self.cleaned >= self.series.len() as u64 + SERIES_SPARE {
-            self.cleaned = self.first;
+        if self.series.len() >= 2 * self.kept + SERIES_SPARE {
             self.series.retain(|_, numbers| numbers.back().is_some_and(|last| *last >= self.first));
+            self.kept = self.series.len();
         }
     }
 }
