@@ -176,6 +176,13 @@ fn plain(expr: &Expr) -> &Expr {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::Int64Array,
+        datatypes::{DataType, Field, Schema},
+    };
+
     use super::*;
 
     fn columns() -> Columns {
@@ -204,5 +211,25 @@ mod tests {
         let rows = |times: usize| vec![row("a", "1", "5"); times];
         assert!(columns().differences((rows(3), rows(3))).is_empty());
         assert_eq!(columns().differences((rows(1), rows(2))).len(), 1);
+    }
+
+    #[test]
+    fn of_too_many_rows_only_the_numbers_are_known() {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let window = Window { start_us: 0, end_us: 1 };
+        let add = |rows: &mut Rows, count: usize| {
+            let values = Int64Array::from(vec![7; count]);
+            rows.add(RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(values)]).unwrap(), &vec![window; count]);
+        };
+        let columns =
+            Columns { names: vec!["n".into()], keys: vec![false], bounds: Bounds { start: 8, end: 9 }, null: "" };
+        let (mut few, mut many) = (Rows::default(), Rows::default());
+        add(&mut few, 2);
+        add(&mut many, ROWS_COMPARED_MAX);
+        assert_eq!(changes(&few, &many, &columns).unwrap().unwrap()[&window].len(), ROWS_COMPARED_MAX - 2);
+        add(&mut many, 1);
+        add(&mut many, 3);
+        assert!(changes(&few, &many, &columns).unwrap().is_none() && changes(&many, &few, &columns).unwrap().is_none());
+        assert!(many.batches.is_empty() && many.counts[&window] == ROWS_COMPARED_MAX as u64 + 4);
     }
 }

@@ -114,3 +114,51 @@ impl Correction {
         self.store.sweep(&|owner| owner == self.owner, &[]).await.map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::{Int64Array, RecordBatch},
+        datatypes::{DataType, Field, Schema},
+    };
+
+    use super::*;
+    use crate::catalog::{Connector, Job, Variables};
+
+    #[tokio::test]
+    async fn what_was_shown_is_taken_back_if_the_list_cannot_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().display();
+        let sql = format!(
+            "CREATE TABLE t (n BIGINT) WITH (connector = 'file', path = '{place}/data', format = 'csv', \
+             maxRecordsPerFile = 2);"
+        );
+        let job = Job::parse("job.sql", &sql, &Variables::default()).unwrap();
+        let Connector::File(table) = &job.tables[0].connector else { panic!("a file table") };
+        let late = FileTable { path: format!("{place}/data_late"), ..table.as_ref().clone() };
+        let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        // The directories of the job, what is in them, and what they are in.
+        for path in ["/data", "/data/x", "/data_late", "/data_late/x", ""] {
+            let error = Correction::open(&format!("{place}{path}"), table, &late, &schema).await.unwrap_err();
+            assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("of the job"), "{path}: {error}");
+        }
+        let corrected = format!("{place}/corrected");
+        let correction = Correction::open(&corrected, table, &late, &schema).await.unwrap();
+        let mut writer = correction.begin();
+        let rows = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(vec![1, 2, 3, 4, 5]))]).unwrap();
+        writer.write(&rows).await.unwrap();
+        let files = writer.finish().await.unwrap();
+        assert_eq!(files.len(), 3);
+        // Somebody else was first, since the directory was looked at.
+        let store = Store::open(&corrected).await.unwrap();
+        store.create(REPLACED, Bytes::from_static(b"theirs")).await.unwrap();
+        let mut report = ReplayReport::default();
+        let error = correction.publish(&files, &mut report).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Conflict && report.corrected.is_none(), "{error}");
+        let left: Vec<String> = store.list_all("").await.unwrap().into_iter().map(|entry| entry.path).collect();
+        assert_eq!(left, [REPLACED]);
+        assert_eq!(store.read(REPLACED).await.unwrap().unwrap().as_ref(), b"theirs");
+    }
+}

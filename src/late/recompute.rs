@@ -97,7 +97,11 @@ impl Remaining {
     /// Kafka's; `DataLoss` for a topic that was created again.
     pub async fn ask(table: &KafkaTable, standing: &Standing, future_skew_us: i64) -> Result<Self> {
         let source = KafkaSource::open(table).await?;
-        let (earliest, latest) = (source.earliest_offsets().await?, source.latest_offsets().await?);
+        Self::of(&source.earliest_offsets().await?, &source.latest_offsets().await?, standing, future_skew_us)
+    }
+
+    /// By the offsets that there are.
+    fn of(earliest: &Offsets, latest: &Offsets, standing: &Standing, future_skew_us: i64) -> Result<Self> {
         let again = standing
             .to
             .iter()
@@ -209,4 +213,77 @@ fn within(plan: LogicalPlan, (from_us, to_us): (i64, i64)) -> Result<LogicalPlan
         Ok(Transformed::yes(LogicalPlan::Extension(Extension { node: Arc::new(assign) })))
     })?;
     Ok(narrowed.data)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// Of the partitions 0 and on of one topic.
+    fn offsets(ends: &[i64]) -> Offsets {
+        let mut offsets = Offsets::default();
+        ends.iter().zip(0..).for_each(|(end, partition)| offsets.set("t", partition, *end));
+        offsets
+    }
+
+    /// Two partitions are read from 10 to 40, by batches of ten records of each that were made a second apart.
+    fn standing() -> Standing {
+        let starts = (1..4).map(|batch| (offsets(&[10 * batch, 10 * batch]), batch * 1_000)).collect();
+        Standing {
+            batch: 2,
+            from: offsets(&[10, 10]),
+            to: offsets(&[40, 40]),
+            watermark_ms: 0,
+            uncommitted: BTreeSet::new(),
+            starts,
+            rewound: 0,
+        }
+    }
+
+    fn of(earliest: &[i64], latest: &[i64]) -> Result<Remaining> {
+        Remaining::of(&offsets(earliest), &offsets(latest), &standing(), 500_000)
+    }
+
+    #[test]
+    fn what_is_there_is_read_from_where_the_job_began_to_where_it_stands() {
+        // Deleted up to what was read first is nothing lost. The third partition is new, and not read yet.
+        let remaining = of(&[0, 10, 3], &[50, 40, 9]).unwrap();
+        assert!(remaining.lost.is_empty() && remaining.has(Window { start_us: i64::MIN, end_us: 0 }), "{remaining:?}");
+        assert_eq!((remaining.from, remaining.to), (offsets(&[10, 10, 3]), offsets(&[40, 40, 3])));
+    }
+
+    #[test]
+    fn windows_are_whole_that_start_after_all_that_is_gone_was_read() {
+        let at = |start_us| Window { start_us, end_us: start_us + 1 };
+        let remaining = of(&[10, 20], &[40, 40]).unwrap();
+        assert_eq!(remaining.lost, ["t-1 offsets 10 to 20 are deleted"]);
+        assert_eq!((&remaining.from, &remaining.to), (&offsets(&[10, 20]), &offsets(&[40, 40])));
+        // The batch that started at 20 was made at two seconds, and half a second ahead of the clock was believed.
+        assert!(!remaining.has(at(2_500_000)) && remaining.has(at(2_500_001)), "{remaining:?}");
+        // One record more is gone: only the next batch started behind it.
+        let remaining = of(&[10, 21], &[40, 40]).unwrap();
+        assert!(!remaining.has(at(3_500_000)) && remaining.has(at(3_500_001)), "{remaining:?}");
+        // No batch did: nobody knows.
+        let remaining = of(&[31, 10], &[40, 40]).unwrap();
+        assert!(!remaining.has(at(i64::MAX - 1)), "{remaining:?}");
+        // All of a partition is gone, and more than was read.
+        let remaining = of(&[45, 10], &[50, 40]).unwrap();
+        assert_eq!((remaining.from, remaining.to), (offsets(&[45, 10]), offsets(&[45, 40])));
+    }
+
+    #[test]
+    fn another_topic_of_the_name_is_not_read() {
+        for error in [of(&[0, 0], &[39, 40]), of(&[0], &[40])].map(Result::unwrap_err) {
+            assert!(error.kind() == ErrorKind::DataLoss && error.to_string().contains("created again"), "{error}");
+        }
+        let rewound = Standing { rewound: 1, ..standing() };
+        let error = Remaining::of(&offsets(&[0, 0]), &offsets(&[50, 50]), &rewound, 0).unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::DataLoss && error.to_string().contains("a part of what was read"),
+            "{error}"
+        );
+    }
 }

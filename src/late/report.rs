@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{error::Result, stream::inspect::Span};
 
 /// The answer for one query.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayReport {
     pub query: String,

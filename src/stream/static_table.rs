@@ -168,11 +168,16 @@ impl StaticTable {
 /// # Errors
 /// `NotFound`, naming the table; what reading them gives.
 pub async fn refresh(tables: &[Arc<StaticTable>], state: &SessionState) -> Result<Vec<FilesVersion>> {
+    refresh_within(tables, state, STATIC_TABLES_MEMORY_BYTES).await
+}
+
+/// `limit` bytes for all of them together.
+async fn refresh_within(tables: &[Arc<StaticTable>], state: &SessionState, limit: usize) -> Result<Vec<FilesVersion>> {
     let mut versions = Vec::with_capacity(tables.len());
     for table in tables {
         let others = tables.iter().filter(|other| !Arc::ptr_eq(other, table));
         let held: usize = others.map(|other| other.current().bytes).sum();
-        versions.push(table.refresh(state, STATIC_TABLES_MEMORY_BYTES.saturating_sub(held)).await?);
+        versions.push(table.refresh(state, limit.saturating_sub(held)).await?);
     }
     Ok(versions)
 }
@@ -260,34 +265,54 @@ impl PartitionStream for FilesScan {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        path::Path,
+        sync::atomic::{AtomicBool, Ordering},
+        time::Duration,
+    };
+
     use super::*;
     use crate::catalog::{Connector, Job, Variables};
 
     async fn rows(table: &Arc<StaticTable>, state: &SessionState) -> usize {
         let plan = table.scan(state, Some(&vec![1]), &[], None).await.unwrap();
         let rows: Vec<RecordBatch> = execute_stream(plan, state.task_ctx()).unwrap().try_collect().await.unwrap();
-        assert!(rows.iter().all(|batch| batch.num_columns() == 1));
+        assert!(rows.iter().all(|batch| batch.num_columns() == 1 && batch.schema().field(0).name() == "name"));
         rows.iter().map(RecordBatch::num_rows).sum()
     }
 
-    #[tokio::test]
-    async fn is_kept_in_memory_if_it_fits_and_read_again_if_it_changed() {
-        let directory = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
-        write("a.csv", "1,BTC\n2,ETH\n");
-        let place = directory.path().display();
+    /// Over the CSV files of a directory; the query reads both columns, here and there.
+    async fn table(directory: &Path, state: &SessionState) -> Arc<StaticTable> {
+        let place = directory.display();
         let sql = format!(
             "CREATE TABLE s (id INT, name STRING) WITH (connector = 'file', path = '{place}', format = 'csv');"
         );
         let job = Job::parse("job.sql", &sql, &Variables::default()).unwrap();
-        let limits = crate::session::SessionLimits { memory_bytes: 64 << 20, partitions: 1 };
-        let state = crate::session::session(limits).unwrap().state();
         let Connector::File(file) = &job.tables[0].connector else { panic!("a file table") };
-        let stored = StoredTable::open(&state, &job, &job.tables[0], file).await.unwrap();
-        let table = Arc::new(StaticTable::new(stored));
-        table.wanted.get_or_init(|| vec![1]);
+        let stored = StoredTable::open(state, &job, &job.tables[0], file).await.unwrap();
+        let table = StaticTable::new(stored);
+        table.wanted.get_or_init(|| vec![0, 1]);
+        Arc::new(table)
+    }
+
+    fn state() -> SessionState {
+        crate::session::session(crate::session::SessionLimits { memory_bytes: 64 << 20, partitions: 1 })
+            .unwrap()
+            .state()
+    }
+
+    fn is_in_memory(table: &StaticTable) -> bool {
+        matches!(&table.current().rows, Some(Rows::Memory(_)))
+    }
+
+    #[tokio::test]
+    async fn is_kept_in_memory_if_it_fits_and_read_again_if_it_changed() {
+        let (directory, state) = (tempfile::tempdir().unwrap(), state());
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        write("a.csv", "1,BTC\n2,ETH\n");
+        let table = table(directory.path(), &state).await;
         let version = table.refresh(&state, 1 << 20).await.unwrap();
-        assert!(matches!(&table.current().rows, Some(Rows::Memory(_))) && table.current().bytes > 0);
+        assert!(is_in_memory(&table) && table.current().bytes > 0);
         assert_eq!((rows(&table, &state).await, table.refresh(&state, 1 << 20).await.unwrap()), (2, version.clone()));
         write("b.csv", "3,EUR\n");
         // Too little room: the files are read when the plan asks for them, and must not change meanwhile.
@@ -297,5 +322,44 @@ mod tests {
         table.check_unchanged().await.unwrap();
         write("c.csv", "4,USD\n");
         assert_eq!(table.check_unchanged().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn all_tables_together_keep_no_more_in_memory_than_the_limit() {
+        let (directory, state) = (tempfile::tempdir().unwrap(), state());
+        std::fs::write(directory.path().join("a.csv"), "1,BTC\n2,ETH\n").unwrap();
+        let tables = [table(directory.path(), &state).await, table(directory.path(), &state).await];
+        refresh_within(&tables, &state, 1 << 20).await.unwrap();
+        assert!(tables.iter().all(|table| is_in_memory(table)));
+        let bytes = tables[0].current().bytes;
+        std::fs::write(directory.path().join("a.csv"), "1,BTC\n2,ETHER\n").unwrap();
+        // What the second held counts until it is read again.
+        tables.iter().for_each(|table| *table.current() = Current::default());
+        refresh_within(&tables, &state, bytes * 3 / 2).await.unwrap();
+        assert!(is_in_memory(&tables[0]) && !is_in_memory(&tables[1]));
+        assert_eq!((rows(&tables[0], &state).await, rows(&tables[1], &state).await), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn files_that_never_stand_still_are_an_error() {
+        let (directory, state) = (tempfile::tempdir().unwrap(), state());
+        std::fs::write(directory.path().join("a.csv"), "1,BTC\n").unwrap();
+        let table = table(directory.path(), &state).await;
+        let (stop, place) = (Arc::new(AtomicBool::new(false)), directory.path().to_owned());
+        let stopped = Arc::clone(&stop);
+        // A file more, all the time.
+        let writing = std::thread::spawn(move || {
+            for number in (0..5_000).take_while(|_| !stopped.load(Ordering::Relaxed)) {
+                std::fs::write(place.join(format!("b{number}.csv")), "2,ETH\n").unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let refreshed = table.refresh(&state, 1 << 20).await;
+        stop.store(true, Ordering::Relaxed);
+        writing.join().unwrap();
+        let error = refreshed.unwrap_err();
+        assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains("change while they are read"));
+        // And then they do.
+        table.refresh(&state, 1 << 30).await.unwrap();
     }
 }

@@ -203,6 +203,11 @@ async fn what_gives_rows_of_the_files_is_refused() {
         ("SELECT id FROM prices WHERE id NOT IN (SELECT symbol FROM symbols)", "NOT IN"),
         ("SELECT id FROM prices UNION ALL SELECT symbol FROM symbols", "UNION ALL with the rows of stored files"),
         ("SELECT a.id FROM prices a JOIN prices b ON a.id = b.id", "a join of two streams"),
+        (
+            "SELECT id, n FROM prices JOIN (SELECT window_start, count(*) AS n FROM TUMBLE((SELECT to_timestamp(symbol) AS at \
+             FROM symbols), at, INTERVAL '1 minute') GROUP BY window_start, window_end) ON id = n",
+            "windows over stored files",
+        ),
         ("SELECT symbol FROM symbols", "no Kafka table"),
     ] {
         let job = job("id BIGINT, price DOUBLE", select);

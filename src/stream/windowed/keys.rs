@@ -122,3 +122,53 @@ fn sources(plan: &LogicalPlan, wanted: BTreeSet<usize>) -> DataFusionResult<BTre
         _ => Ok(wanted),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        catalog::{Job, Variables},
+        stream::plan::QueryPlan,
+    };
+
+    const CUMULATE: &str = "SELECT window_start, window_end, window_time, symbol, count(*) AS n FROM CUMULATE(TABLE t, \
+         DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '20' SECOND) GROUP BY window_start, window_end, window_time, symbol";
+    const TUMBLE: &str = "SELECT window_start, window_end, symbol, count(*) AS n \
+         FROM TUMBLE(t, ts, INTERVAL '10 seconds') GROUP BY window_start, window_end, symbol";
+
+    #[tokio::test]
+    async fn a_key_holds_what_tells_groups_apart() {
+        let key = |option: &str| format!("'key.fields' = '{option}', ");
+        for (select, options, lacks) in [
+            // A window is known by its start or its end,
+            (TUMBLE, key("symbol,window_start"), None),
+            (TUMBLE, key("symbol,window_end"), None),
+            (TUMBLE, key("window_start,window_end"), Some("does not hold symbol")),
+            (TUMBLE, key("symbol"), Some("does not hold window_start, window_end")),
+            // but for those that grow: of these many have one start, and many one end.
+            (CUMULATE, key("symbol,window_start,window_end"), None),
+            (CUMULATE, key("symbol,window_start"), Some("does not hold window_end")),
+            (CUMULATE, key("symbol,window_end"), Some("does not hold window_start")),
+            (TUMBLE, key("symbol,window_start,m"), Some("names m, which is no column")),
+            (TUMBLE, String::new(), Some("have no key")),
+            // A column `key` is that of the record only beside a column `value`.
+            ("SELECT symbol AS key, CAST(count(*) AS STRING) AS value FROM t GROUP BY symbol", String::new(), None),
+            ("SELECT symbol AS key, count(*) AS n FROM t GROUP BY symbol", String::new(), Some("have no key")),
+            ("SELECT symbol || 'x' AS k, count(*) AS n FROM t GROUP BY symbol", key("k"), None),
+            ("SELECT symbol, count(*) AS n FROM t GROUP BY symbol, ts", key("symbol"), Some("does not hold ts")),
+        ] {
+            let sql = format!(
+                "CREATE TABLE t (ts TIMESTAMP, symbol STRING, WATERMARK FOR ts AS ts - INTERVAL '5' SECOND) WITH \
+                 (connector = 'kafka', 'kafka.bootstrap.servers' = 'a:1', subscribe = 't', format = 'json');\n\
+                 CREATE TABLE out WITH (connector = 'kafka', 'kafka.bootstrap.servers' = 'a:1', topic = 'o', {options}\
+                 outputMode = 'update', checkpointLocation = '/tmp/c');\nINSERT INTO out {select};\n"
+            );
+            let job = Job::parse("job.sql", &sql, &Variables::default()).unwrap();
+            let said = QueryPlan::new(&job, &job.inserts[0]).await.map_err(|error| error.to_string()).err();
+            let is_it = match (&said, lacks) {
+                (Some(said), Some(lacks)) => said.contains(lacks) && said.contains("help:"),
+                (said, lacks) => said.is_none() && lacks.is_none(),
+            };
+            assert!(is_it, "{options}{select}: {said:?}");
+        }
+    }
+}
