@@ -43,7 +43,7 @@ fn check(select: &str, steps: &[Step]) -> TestCaseResult {
 }
 
 proptest! {
-    #![proptest_config(cases(200))]
+    #![proptest_config(cases(100))]
 
     #[test]
     fn joined_windows_of_a_stream_are_those_of_a_batch(

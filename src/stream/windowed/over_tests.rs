@@ -94,7 +94,7 @@ fn check(sql: &str, steps: &[Step]) -> TestCaseResult {
 }
 
 proptest! {
-    #![proptest_config(cases(400))]
+    #![proptest_config(cases(250))]
 
     #[test]
     fn rows_of_a_stream_look_at_the_same_rows_as_in_a_batch(sql in queries(), steps in steps()) {

@@ -183,7 +183,7 @@ fn check_events(shape: &Shape, batches: &[Vec<Event>]) {
 }
 
 proptest! {
-    #![proptest_config(cases(300))]
+    #![proptest_config(cases(150))]
 
     #[test]
     fn sessions_of_a_stream_are_those_of_a_batch(shape in shapes(), steps in steps()) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proptest::{prelude::*, test_runner::TestCaseResult};
 
 use super::{
-    run::stage_us,
+    run::{Watermarks, stage_us},
     tests::{AGGREGATES, Event, Step, Stream, Streamed, batch_query, cases, job_with, micros, rows, steps},
 };
 use crate::{catalog::OutputMode, event_time::NO_WATERMARK_MS, store::Store, stream::plan::QueryPlan};
@@ -188,7 +188,7 @@ fn check(shape: &Shape, steps: &[Step], mode: OutputMode, emits: &[bool]) -> Tes
 }
 
 proptest! {
-    #![proptest_config(cases(250))]
+    #![proptest_config(cases(130))]
 
     #[test]
     fn updates_replayed_as_upserts_are_the_batch_query(shape in shapes(), steps in steps()) {
@@ -230,4 +230,69 @@ fn state_that_never_expires_follows_the_groups_and_not_the_batches() {
         assert!(most < 2 * 10 + 16 + 10, "{most}");
         assert_eq!(out.last, (0..10).map(|size| format!("{size}|20")).collect::<Vec<_>>());
     });
+}
+
+/// An engine that has nothing to read asks this before each batch.
+#[test]
+fn a_batch_without_records_is_made_only_when_it_writes_rows() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let job = job_with("", "update", "SELECT symbol, count(*) AS n FROM prices GROUP BY symbol");
+        let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().display().to_string()).await.unwrap();
+        let (mut stream, mut out) = (Stream::new(&plan, store), Streamed::default());
+        let nothing = Watermarks { from_ms: NO_WATERMARK_MS, to_ms: NO_WATERMARK_MS };
+        let event = (Some(1), 0, 0, None, 1);
+        for (emits, written) in [(false, 0), (true, 1)] {
+            stream.emits = emits;
+            stream.run(&rows(&[(1, event)], &job), NO_WATERMARK_MS, true, &mut out).await;
+            assert_eq!(out.last.len(), written);
+            let state = stream.state.as_ref().unwrap();
+            let would = [false, true].map(|emits| state.would_give_rows(plan.emit, emits, nothing).unwrap());
+            assert_eq!(would, [false, !emits], "after a batch that wrote rows: {emits}");
+        }
+    });
+}
+
+/// Files of state whose groups are still to be written are joined when they are many, and stay such files.
+#[test]
+fn groups_that_changed_in_many_batches_are_all_written_when_it_is_time() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let job = job_with("", "update", "SELECT size, count(*) AS n FROM prices GROUP BY size");
+        let plan = QueryPlan::new(&job, &job.inserts[0]).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().display().to_string()).await.unwrap();
+        let (mut stream, mut out) = (Stream::new(&plan, store), Streamed::default());
+        for size in 0..8 {
+            stream.emits = size == 7;
+            let event = (Some(size), 0, 0, None, size);
+            stream.run(&rows(&[(1, event)], &job), NO_WATERMARK_MS, size % 2 == 1, &mut out).await;
+        }
+        assert_eq!(out.lines, (0..8).map(|size| format!("{size}|1")).collect::<Vec<_>>());
+    });
+}
+
+#[tokio::test]
+async fn a_state_that_grows_for_ever_is_warned_of_and_no_other() {
+    const WINDOWS: &str = "SELECT window_end, count(*) AS n FROM TUMBLE(prices, ts, INTERVAL '1 minute') \
+                           GROUP BY window_start, window_end";
+    const GROUPS: &str = "SELECT symbol, count(*) AS n FROM prices GROUP BY symbol";
+    for (watermark, mode, select, expected) in [
+        (WATERMARK, "update", WINDOWS, None),
+        (WATERMARK, "append", WINDOWS, None),
+        ("", "update", WINDOWS, Some("has no window that a WATERMARK closes")),
+        (WATERMARK, "update", GROUPS, Some("has no window that a WATERMARK closes")),
+        (WATERMARK, "complete", WINDOWS, Some("needs all groups for ever")),
+        ("", "complete", "SELECT count(*) AS n FROM prices", None),
+    ] {
+        let job = job_with(watermark, mode, select);
+        let said = QueryPlan::new(&job, &job.inserts[0]).await.unwrap().grows().unwrap();
+        let is_it = match (&said, expected) {
+            (Some(said), Some(expected)) => said.contains(expected),
+            (said, expected) => said.is_none() && expected.is_none(),
+        };
+        assert!(is_it, "{mode} {select}: {said:?}");
+    }
 }
