@@ -209,10 +209,7 @@ async fn what_cannot_be_replayed_is_refused() {
              GROUP BY window_start, window_end",
             "session windows",
         ),
-        (
-            "SELECT id, lag(price) OVER (PARTITION BY symbol ORDER BY ts) AS before FROM prices",
-            "OVER, DISTINCT or JOIN",
-        ),
+        ("SELECT id, lag(price) OVER (PARTITION BY symbol ORDER BY ts) AS before FROM prices", "OVER or DISTINCT"),
         (
             "SELECT window_start, count(*) AS n FROM TUMBLE(prices, ts, INTERVAL '10 seconds') \
              GROUP BY window_start, window_end",
