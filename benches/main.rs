@@ -1,6 +1,6 @@
-//! All benches in one binary: `cargo bench -- decode plan sink commit train train-file`, and `cargo bench -- end-to-end windows stateful`,
-//! which need the real Kafka and HDFS of `scripts/services.sh`. Each asserts its row count; `benches/README.md` has the
-//! numbers and the command for each.
+//! All benches in one binary: `cargo bench -- decode plan sink commit train train-file`, and, on the real Kafka and HDFS of
+//! `scripts/services.sh`, `cargo bench -- end-to-end windows stateful state-growth`. Each asserts its row count;
+//! `benches/README.md` has the numbers and the command for each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod commit;
@@ -15,7 +15,7 @@ mod train;
 
 type Bench = (&'static str, fn());
 
-const BENCHES: [Bench; 9] = [
+const BENCHES: [Bench; 10] = [
     ("decode", decode::run),
     ("plan", plan::run),
     ("sink", sink::run),
@@ -25,6 +25,7 @@ const BENCHES: [Bench; 9] = [
     ("end-to-end", end_to_end::run),
     ("windows", stateful::windows),
     ("stateful", stateful::stateful),
+    ("state-growth", stateful::state_growth),
 ];
 
 fn main() {
@@ -41,7 +42,7 @@ fn main() {
     }
     let wanted = |name: &str| {
         if arguments.is_empty() {
-            !matches!(name, "end-to-end" | "windows" | "stateful")
+            !matches!(name, "end-to-end" | "windows" | "stateful" | "state-growth")
         } else {
             arguments.iter().any(|argument| argument == name)
         }

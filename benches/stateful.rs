@@ -1,6 +1,13 @@
 //! Queries with state, from the real Kafka: what a record costs, and what memory, by what is kept.
 
-use crate::end_to_end::{EVENT_TIME, Setup, fill, job_of, output, records, run_job, unique};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::{
+    end_to_end::{EVENT_TIME, Setup, fill, job_of, output, records, run_job, tidemill, unique},
+    measure::quantile,
+};
 
 fn measure(setup: &Setup, topic: &str, name: &str, job: (&str, &str, &str)) {
     let usage = run_job(&job_of(setup, topic, &output(setup, "local"), job));
@@ -76,5 +83,58 @@ pub fn stateful() {
         let select = format!("SELECT key, count(*) AS n, max(sell_price) AS high FROM {} GROUP BY key", keyed(keys));
         let sink = format!("kafka {}", unique("bench-out"));
         measure(&setup, &topic, &format!("update, {keys:8} keys"), (EVENT_TIME, &sink, &select));
+    }
+}
+
+/// What batches cost while the state grows, and a restart with it: windows of a day that none of the batches closes.
+pub fn state_growth() {
+    let setup = Setup::new();
+    let topic = unique("bench");
+    fill(&setup, &topic, records());
+    for keys in [1_000, 100_000, 1_000_000] {
+        let select = format!(
+            "SELECT window_start, window_end, key, count(*) AS n, max(sell_price) AS high FROM TUMBLE((SELECT *, \
+             CAST(buy_price * 100000 AS BIGINT) % {keys} AS key FROM prices), timestamp, INTERVAL '1 day') \
+             GROUP BY window_start, window_end, key"
+        );
+        let job = job_of(&setup, &topic, &output(&setup, "local"), (EVENT_TIME, "parquet", &select));
+        let text = std::fs::read_to_string(&job).expect("the job file");
+        let batches = "startingOffsets = 'earliest', maxOffsetsPerTrigger = '20000'";
+        std::fs::write(&job, text.replace("startingOffsets = 'earliest'", batches)).expect("the job file");
+        let run = || {
+            let mut command = tidemill();
+            command.arg("stream").arg(&job).args(["--available-now", "--progress", "json"]).stderr(Stdio::null());
+            let start = std::time::Instant::now();
+            let output = command.output().expect("stream");
+            assert!(output.status.success());
+            let lines = String::from_utf8(output.stdout).expect("JSON");
+            let batches = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Value>>();
+            (batches, start.elapsed().as_secs_f64() * 1000.0)
+        };
+        let (batches, _) = run();
+        let third = batches.len() / 3;
+        let of = |batches: &[Value], number: &dyn Fn(&Value) -> f64| {
+            quantile(&mut batches.iter().map(number).collect::<Vec<_>>(), 0.5)
+        };
+        let state =
+            |name: &'static str| move |batch: &Value| batch["stateOperators"][0][name].as_f64().expect("a number");
+        let duration = |batch: &Value| batch["durationMs"]["triggerExecution"].as_f64().expect("a number");
+        let at = |batches: &[Value]| (of(batches, &duration), of(batches, &state("numRowsUpdated")));
+        let (first, middle, last) = (at(&batches[1..third]), at(&batches[third..2 * third]), at(&batches[2 * third..]));
+        let (_, restart_ms) = run();
+        println!(
+            "{keys:8} keys, {} in state: a batch of 20,000 in the first / second / last third: {:.0} / {:.0} / {:.0} ms and \
+             {:.0} / {:.0} / {:.0} rows of state written; {:.1} MB of state; start to end of a process with it {restart_ms:.0} ms",
+            batches.last().map_or(0.0, state("numRowsTotal")),
+            first.0,
+            middle.0,
+            last.0,
+            first.1,
+            middle.1,
+            last.1,
+            batches.last().map_or(0.0, |batch| {
+                batch["stateOperators"][0]["customMetrics"]["stateFileBytes"].as_f64().expect("a number")
+            }) / 1e6,
+        );
     }
 }

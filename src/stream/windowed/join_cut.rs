@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use datafusion::{
-    common::{Column, DFSchema, JoinType},
-    logical_expr::{Expr, Join, LogicalPlan, LogicalPlanBuilder},
+    common::{Column, DFSchema, JoinType, ScalarValue},
+    logical_expr::{Expr, Join, LogicalPlan, LogicalPlanBuilder, Union, lit},
 };
 
 use super::{
@@ -48,10 +48,7 @@ pub fn cut_join(join: &Join, operators: &mut Vec<Operator>) -> Result<Option<Log
     let driven = match join.join_type {
         JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => join.clone(),
         JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => swap(join.clone())?,
-        JoinType::Full => {
-            return Err(refused(join, "a FULL JOIN keeps rows of both sides")
-                .help("write a LEFT JOIN, and for the rest an INSERT with a LEFT ANTI JOIN the other way round"));
-        }
+        JoinType::Full => return full(join, operators).map(Some),
     };
     if driven.null_aware {
         return Err(
@@ -72,6 +69,38 @@ pub fn cut_join(join: &Join, operators: &mut Vec<Operator>) -> Result<Option<Log
     }
     let pairs = Pairs { join: cut(driven, found, operators)?, reach: found };
     Ok(Some(in_order(pairs.into_plan(), &join.schema)?))
+}
+
+/// A FULL JOIN has rows of both sides that wait: it is a LEFT JOIN, and the rows of the right side that meet nobody. Each
+/// record is read for both.
+fn full(join: &Join, operators: &mut Vec<Operator>) -> Result<LogicalPlan> {
+    if is_over_operators(&join.left) || is_over_operators(&join.right) {
+        return Err(refused(join, "a FULL JOIN after windows, OVER or another join reads their rows twice")
+            .help("write a LEFT JOIN, and for the rest an INSERT with a LEFT ANTI JOIN the other way round"));
+    }
+    let mut part = |join_type| {
+        let Join { left, right, on, filter, join_constraint, null_equality, null_aware, .. } = join.clone();
+        let part = Join::try_new(left, right, on, filter, join_type, join_constraint, null_equality, null_aware)?;
+        cut_join(&part, operators)?.ok_or_else(|| Error::internal("a part of a FULL JOIN is not cut"))
+    };
+    let (left, rest) = (part(JoinType::Left)?, part(JoinType::RightAnti)?);
+    let nulls = join.left.schema().iter().map(|(qualifier, field)| {
+        let null = lit(ScalarValue::try_from(field.data_type())?);
+        Ok(null.alias_qualified(qualifier.cloned(), field.name()))
+    });
+    let nulls = nulls.collect::<datafusion::common::Result<Vec<_>>>()?;
+    let columns = rest.schema().columns().into_iter().map(Expr::Column).collect::<Vec<_>>();
+    let rest = LogicalPlanBuilder::from(rest).project(nulls.into_iter().chain(columns))?.build()?;
+    let both = LogicalPlan::Union(Union::try_new(vec![Arc::new(left), Arc::new(rest)])?);
+    // The columns of a union are not of any table.
+    let columns = both
+        .schema()
+        .columns()
+        .into_iter()
+        .zip(join.schema.iter())
+        .map(|(column, (qualifier, field))| Expr::Column(column).alias_qualified(qualifier.cloned(), field.name()));
+    let columns = columns.collect::<Vec<_>>();
+    Ok(LogicalPlanBuilder::from(both).project(columns)?.build()?)
 }
 
 /// What stands in the place of an as-of join, if its right side reads a stream too.
