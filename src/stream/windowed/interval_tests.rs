@@ -144,7 +144,7 @@ async fn what_has_no_end_is_refused() {
         (format!("SELECT count(*) AS n {pairs}"), "an aggregate"),
         (
             format!("SELECT a.id, lag(b.id) OVER (ORDER BY a.ts) AS before {}", pairs.replace("a JOIN", "a FULL JOIN")),
-            "which is not the event time",
+            "as the event time after a JOIN",
         ),
     ] {
         let said = refused(&select).await;

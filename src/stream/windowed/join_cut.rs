@@ -84,21 +84,20 @@ fn full(join: &Join, operators: &mut Vec<Operator>) -> Result<LogicalPlan> {
         cut_join(&part, operators)?.ok_or_else(|| Error::internal("a part of a FULL JOIN is not cut"))
     };
     let (left, rest) = (part(JoinType::Left)?, part(JoinType::RightAnti)?);
-    let nulls = join.left.schema().iter().map(|(qualifier, field)| {
-        let null = lit(ScalarValue::try_from(field.data_type())?);
-        Ok(null.alias_qualified(qualifier.cloned(), field.name()))
-    });
+    // A union needs names that differ, and its columns are of no table.
+    let hidden = |at: usize| format!("__tidemill_full{at}");
+    let nulls = join.left.schema().fields().iter().map(|field| Ok(lit(ScalarValue::try_from(field.data_type())?)));
     let nulls = nulls.collect::<datafusion::common::Result<Vec<_>>>()?;
-    let columns = rest.schema().columns().into_iter().map(Expr::Column).collect::<Vec<_>>();
-    let rest = LogicalPlanBuilder::from(rest).project(nulls.into_iter().chain(columns))?.build()?;
+    let named = |plan: LogicalPlan, before: Vec<Expr>| {
+        let columns = before.into_iter().chain(plan.schema().columns().into_iter().map(Expr::Column));
+        let columns = columns.enumerate().map(|(at, column)| column.alias(hidden(at))).collect::<Vec<_>>();
+        LogicalPlanBuilder::from(plan).project(columns)?.build()
+    };
+    let (left, rest) = (named(left, Vec::new())?, named(rest, nulls)?);
     let both = LogicalPlan::Union(Union::try_new(vec![Arc::new(left), Arc::new(rest)])?);
-    // The columns of a union are not of any table.
-    let columns = both
-        .schema()
-        .columns()
-        .into_iter()
-        .zip(join.schema.iter())
-        .map(|(column, (qualifier, field))| Expr::Column(column).alias_qualified(qualifier.cloned(), field.name()));
+    let columns = join.schema.iter().enumerate().map(|(at, (qualifier, field))| {
+        Expr::Column(Column::new_unqualified(hidden(at))).alias_qualified(qualifier.cloned(), field.name())
+    });
     let columns = columns.collect::<Vec<_>>();
     Ok(LogicalPlanBuilder::from(both).project(columns)?.build()?)
 }
@@ -204,7 +203,9 @@ pub fn check_time(plan: &LogicalPlan, time: &Column, operators: &[Operator]) -> 
     Err(Error::unsupported(format!(
         "{time} as the event time after a JOIN over a stream: its rows come in another order"
     ))
-    .help("use the time of the side whose rows wait: the left one, of a RIGHT JOIN the right one"))
+    .help(
+        "use the time of the side whose rows wait: the left one, of a RIGHT JOIN the right one; a FULL JOIN has none",
+    ))
 }
 
 /// Is column `at` of `plan` an event time that its rows come in the order of?
@@ -232,6 +233,8 @@ fn is_of_partners(plan: &LogicalPlan, column: &Column, operators: &[Operator]) -
             let at = projection.schema.maybe_index_of_column(column);
             match at.and_then(|at| projection.expr.get(at)).map(|expr| expr.clone().unalias_nested().data) {
                 Some(Expr::Column(below)) => is_of_partners(&projection.input, &below, operators),
+                // Of a row of a FULL JOIN that meets nobody.
+                Some(Expr::Literal(value, _)) => value.is_null(),
                 _ => false,
             }
         }
