@@ -95,6 +95,24 @@ async fn late_rows_are_kept_and_counted() {
     assert!(ok, "{said}");
 }
 
+/// The pieces of a session that is closed stay for a gap: they are not in the state that the ledger counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_session_is_not_in_state() {
+    let select = "SELECT window_start, window_end, count(*) AS n FROM SESSION(prices, ts, INTERVAL '10 seconds') \
+                  GROUP BY window_start, window_end";
+    let job = TestJob::new(None, &text(select));
+    send(&job.topic, 0, &[record(1, 1, 1.0), record(2, 3, 1.0), record(3, 20, 1.0)]);
+    job.run();
+    assert_eq!(job.lines().await, ["2024-01-01T00:00:01.000,2024-01-01T00:00:13.000,2"]);
+    let (ok, said) = job.verify();
+    assert!(ok && said.contains("1 in state"), "{said}");
+    // An open session of two pieces, of which one has ended: it is one.
+    send(&job.topic, 0, &[record(4, 29, 1.0), record(5, 38, 1.0)]);
+    job.run();
+    let (ok, said) = job.verify();
+    assert!(ok && said.contains("3 in state"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_window_closes_when_nothing_comes_any_more() {
     let source = ", idleTimeout = '1 second', idleWatermark = 'advance'";

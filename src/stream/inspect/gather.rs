@@ -90,7 +90,10 @@ impl Looked<'_> {
         let windows = match (&stand.state, &self.checkpoint) {
             (Some(state), Some(checkpoint)) => {
                 let stages = self.plan.stages()?;
-                Some(remembered::windows(state, &stages, stand.watermark_ms, checkpoint.store()).await?)
+                Some(
+                    remembered::windows((state, &stand.sessions), &stages, stand.watermark_ms, checkpoint.store())
+                        .await?,
+                )
             }
             _ => None,
         };

@@ -11,7 +11,7 @@ use crate::{
     store::Store,
     stream::{
         forecast::Learning,
-        windowed::{QueryState, Stages, stage_us},
+        windowed::{OpenSession, QueryState, Stages, stage_us},
     },
     window::{Window, WindowSpec},
 };
@@ -23,10 +23,16 @@ const WINDOW_TIME_BEHIND_US: i64 = 1_000;
 ///
 /// # Errors
 /// The store's; `Corrupt`.
-pub async fn windows(state: &QueryState, stages: &Stages, watermark_ms: i64, store: &Store) -> Result<WindowsReport> {
+pub async fn windows(
+    (state, sessions): (&QueryState, &[Vec<OpenSession>]),
+    stages: &Stages,
+    watermark_ms: i64,
+    store: &Store,
+) -> Result<WindowsReport> {
     let mut aggregates = Vec::new();
-    for operator in &state.operators {
-        aggregates.push(aggregate(operator, stage_us(watermark_ms, operator.layout.behind_us), store).await?);
+    for (operator, sessions) in state.operators.iter().zip(sessions) {
+        let closed_us = stage_us(watermark_ms, operator.layout.behind_us);
+        aggregates.push(aggregate((operator, sessions), closed_us, store).await?);
     }
     for (aggregate, stage) in aggregates.iter_mut().zip(&stages.operators) {
         aggregate.over_records = stage.depth == 0;
@@ -66,7 +72,11 @@ fn next_rows(first: &[Option<Span>], operators: &[Fed<'_>], last: &[usize]) -> O
     last.iter().filter_map(close).min_by_key(|close| close.watermark_ms)
 }
 
-async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> Result<OperatorReport> {
+async fn aggregate(
+    (operator, sessions): (&OperatorState, &[OpenSession]),
+    closed_us: i64,
+    store: &Store,
+) -> Result<OperatorReport> {
     let layout = &operator.layout;
     let (mut rows, mut input_rows, mut open, mut labels) = (0, 0, 0, BTreeSet::new());
     let manifest = operator.manifest();
@@ -74,9 +84,13 @@ async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> R
         for batch in read_file(store, file, &layout.schema).await? {
             let batch = layout.live(&batch, closed_us)?.unwrap_or(batch);
             rows += batch.num_rows() as u64;
-            if matches!(layout.labels, Labels::Groups) {
-                input_rows += layout.input_rows(&batch)?;
-                continue;
+            match layout.labels {
+                Labels::Groups => {
+                    input_rows += layout.input_rows(&batch)?;
+                    continue;
+                }
+                Labels::Sessions(_) => continue,
+                _ => {}
             }
             let (starts, ends) = layout.bounds(&batch)?;
             let spans = starts.values().iter().zip(ends.values());
@@ -99,13 +113,18 @@ async fn aggregate(operator: &OperatorState, closed_us: i64, store: &Store) -> R
             }
         }
     }
+    if let Labels::Sessions(_) = layout.labels {
+        open = sessions.len() as u64;
+        input_rows = sessions.iter().map(|session| session.rows).sum();
+        labels = sessions.iter().map(|session| (session.end_us, session.start_us)).collect();
+    }
     let (first, last) = bounds(&labels, &layout.labels, closed_us);
     Ok(OperatorReport {
         name: manifest.name,
         kept: match layout.labels {
             Labels::Windows => "windows",
             Labels::Panes(_) => "panes",
-            Labels::Sessions(_) => "pieces of sessions",
+            Labels::Sessions(_) => "sessions",
             Labels::Moments(_) if layout.are_partners() => "partners",
             Labels::Moments(_) => "rows",
             Labels::Groups => "groups",

@@ -70,7 +70,7 @@ pub struct OperatorReport {
     pub name: String,
     /// It is over records, not over the rows of other operators.
     pub over_records: bool,
-    /// Of what the rows are kept: `panes`, `windows`, `pieces of sessions`, `groups`, or single `rows` that wait and
+    /// Of what the rows are kept: `panes`, `windows`, `sessions`, `groups`, or single `rows` that wait and
     /// `partners` that these meet.
     pub kept: &'static str,
     /// How many of them are open.

@@ -7,11 +7,12 @@ use crate::{
     error::{ErrorKind, Result},
     event_time::NO_WATERMARK_MS,
     source::Offsets,
+    state::Labels,
     stream::{
         inputs::per_source,
         output::late_path,
         plan::QueryPlan,
-        windowed::{QueryState, Watermarks},
+        windowed::{OpenSession, QueryState, Watermarks, open_sessions, stage_us},
     },
 };
 
@@ -28,12 +29,21 @@ pub struct Stand {
     pub watermark_ms: i64,
     /// Of a query with windows that has committed a batch.
     pub state: Option<QueryState>,
+    /// The open ones of each of its operators; none of those that are not over sessions.
+    pub sessions: Vec<Vec<OpenSession>>,
 }
 
 impl Stand {
     /// Of a query without a checkpoint.
     pub fn nowhere() -> Self {
-        Self { last_batch: None, under_way: None, positions: None, watermark_ms: NO_WATERMARK_MS, state: None }
+        Self {
+            last_batch: None,
+            under_way: None,
+            positions: None,
+            watermark_ms: NO_WATERMARK_MS,
+            state: None,
+            sessions: Vec::new(),
+        }
     }
 }
 
@@ -103,6 +113,13 @@ async fn stand(
         match reset {
             true => state.reset(Some(place), stand.watermark_ms).await?,
             false => state.restore(place, stand.watermark_ms).await?,
+        }
+        for (operator, state) in planned.operators.iter().zip(&state.operators) {
+            let closed_us = stage_us(stand.watermark_ms, state.layout.behind_us);
+            stand.sessions.push(match state.layout.labels {
+                Labels::Sessions(_) => open_sessions((operator, state), &planned.task, closed_us).await?,
+                _ => Vec::new(),
+            });
         }
         stand.state = Some(state);
     }

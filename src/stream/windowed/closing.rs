@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::AtomicU64};
 
 use arrow::{array::BooleanArray, compute::filter_record_batch};
+use datafusion::{execution::TaskContext, physical_plan::execute_stream};
 use futures::TryStreamExt;
 
 use super::{
@@ -83,6 +84,39 @@ pub fn rows_of(scan: impl Scan) -> StateRows {
         scan,
         |mut scan| async move { Ok(scan.next().await?.map(|batch| (batch, scan))) },
     ))
+}
+
+/// A session: its bounds, microseconds, and its input rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenSession {
+    pub start_us: i64,
+    pub end_us: i64,
+    pub rows: u64,
+}
+
+/// The sessions of `state` that are open when the watermark is at `closed_us`. Its pieces alone do not tell: one that has
+/// ended may be of a session that goes on, and those of a session that is closed stay for a while.
+///
+/// # Errors
+/// The store's; `Corrupt`.
+pub async fn open_sessions(
+    (operator, state): (&PlannedOperator, &OperatorState),
+    task: &Arc<TaskContext>,
+    closed_us: i64,
+) -> Result<Vec<OpenSession>> {
+    let whole = operator.reduce(pieces(state, closed_us, i64::MAX), closed_us).await?;
+    let mut rows = execute_stream(whole, Arc::clone(task))?;
+    let mut open = Vec::new();
+    while let Some(batch) = rows.try_next().await? {
+        let ((starts, ends), counts) = (state.layout.bounds(&batch)?, state.layout.counts(&batch)?);
+        let sessions = starts.values().iter().zip(ends.values()).zip(counts.values());
+        let session = |((start, end), rows): ((&i64, &i64), &i64)| {
+            let rows = u64::try_from(*rows).unwrap_or_default();
+            OpenSession { start_us: *start, end_us: *end, rows }
+        };
+        open.extend(sessions.map(session).filter(|session| session.end_us > closed_us));
+    }
+    Ok(open)
 }
 
 /// The pieces of all sessions that may end after `from_us` and not after `to_us`.

@@ -42,6 +42,7 @@ mod stages;
 mod update;
 
 pub use batch::{Parts, SetAside, run_batch};
+pub use closing::{OpenSession, open_sessions};
 pub use distinct::number_rows;
 pub use keys::{check_fields, check_sink};
 pub use late::LateRows;
