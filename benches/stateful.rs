@@ -94,7 +94,7 @@ pub fn state_growth() {
     for keys in [1_000, 100_000, 1_000_000] {
         let select = format!(
             "SELECT window_start, window_end, key, count(*) AS n, max(sell_price) AS high FROM TUMBLE((SELECT *, \
-             CAST(buy_price * 100000 AS BIGINT) % {keys} AS key FROM prices), timestamp, INTERVAL '1 day') \
+             (CAST(buy_price * 100 AS BIGINT) * 7919 + volume) % {keys} AS key FROM prices), timestamp, INTERVAL '1 day') \
              GROUP BY window_start, window_end, key"
         );
         let job = job_of(&setup, &topic, &output(&setup, "local"), (EVENT_TIME, "parquet", &select));
