@@ -221,7 +221,9 @@ impl Checkpoint {
     /// # Errors
     /// The store's; `Corrupt`.
     pub async fn is_reset(&self, batch: u64) -> Result<bool> {
-        Ok(self.newest_fingerprint(batch).await?.is_some_and(|(id, fingerprint)| id == batch && fingerprint.reset))
+        let path = format!("queries/{batch}");
+        let Some(text) = self.find_text(&path).await? else { return Ok(false) };
+        Ok(self.fingerprint(&path, &text)?.reset)
     }
 
     async fn write_fingerprint(&self, batch: u64, fingerprint: &Fingerprint) -> Result<()> {
@@ -248,9 +250,11 @@ impl Checkpoint {
         let known = ids(&self.store, "queries").await?;
         let Some(id) = known.into_iter().rev().find(|id| *id <= batch) else { return Ok(None) };
         let path = format!("queries/{id}");
-        let found = serde_json::from_str(&self.text(&path).await?)
-            .map_err(|error| self.corrupt(&path, &Error::corrupt(error.to_string())))?;
-        Ok(Some((id, found)))
+        Ok(Some((id, self.fingerprint(&path, &self.text(&path).await?)?)))
+    }
+
+    fn fingerprint(&self, path: &str, text: &str) -> Result<Fingerprint> {
+        serde_json::from_str(text).map_err(|error| self.corrupt(path, &Error::corrupt(error.to_string())))
     }
 
     async fn write(&self, path: &str, text: String) -> Result<()> {

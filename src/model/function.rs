@@ -42,7 +42,9 @@ pub fn register(context: &SessionContext, models: &Arc<Models>) -> DataFusionRes
 
 /// The function.
 pub fn predict(models: &Arc<Models>) -> ScalarUDF {
-    ScalarUDF::from(Predict { models: Arc::clone(models), signature: Signature::variadic_any(Volatility::Stable) })
+    // A stream exchanges the version in the plan, which need not be optimised for each batch.
+    let volatility = if models.keeps() { Volatility::Immutable } else { Volatility::Stable };
+    ScalarUDF::from(Predict { models: Arc::clone(models), signature: Signature::variadic_any(volatility) })
 }
 
 /// The models that an optimised plan predicts with, each once.

@@ -14,7 +14,7 @@ use datafusion::{
         lit,
         planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning},
     },
-    sql::sqlparser::ast::{self, FunctionArguments, Spanned, TableFactor},
+    sql::sqlparser::ast::{self, Spanned, TableFactor},
 };
 
 use super::{
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     catalog::{KEYS_ARGUMENT, TABLE_ARGUMENTS, model_function},
     error::Error,
-    window::{at, column, descriptor, named, span_of},
+    window::{arguments, at, column, descriptor, plan_table, span_of},
 };
 
 /// Plans the table functions over models.
@@ -108,7 +108,7 @@ impl RelationPlanner for ModelRelations {
 struct Call {
     function: Function,
     span: Option<Span>,
-    data: ast::Expr,
+    data: Box<ast::Query>,
     model: ast::Expr,
     label: Option<ast::Expr>,
     features: Option<ast::Expr>,
@@ -121,16 +121,7 @@ impl Call {
         let span = Span::try_from_sqlparser_span(call.name.span());
         let name = function.name();
         let wrong = |message: String| at(Error::invalid(message).help(function.usage()), span);
-        let FunctionArguments::List(list) = &call.args else {
-            return Err(wrong(format!("{name} needs a table and a model")));
-        };
-        let mut arguments = list.args.iter().map(|argument| named(argument, &wrong)).collect::<Result<Vec<_>, _>>()?;
-        let is_data = |name: &Option<String>| name.as_deref() == Some(TABLE_ARGUMENTS[1]);
-        let data = arguments.iter().position(|(name, _)| is_data(name)).unwrap_or(0);
-        if arguments.get(data).is_none_or(|(_, value)| !matches!(value, ast::Expr::Subquery(_))) {
-            return Err(wrong(format!("the first argument of {name} is a table")));
-        }
-        let (_, data) = arguments.remove(data);
+        let (data, arguments) = arguments(call, (name, "a table and a model"), TABLE_ARGUMENTS[1], &wrong)?;
         let (order, mut position) = (function.arguments(), 0);
         let mut found: Vec<Option<ast::Expr>> = vec![None; order.len()];
         for (given, value) in arguments {
@@ -167,11 +158,7 @@ impl Call {
         relations: &ModelRelations,
         context: &mut dyn RelationPlannerContext,
     ) -> DataFusionResult<LogicalPlan> {
-        let ast::Expr::Subquery(subquery) = &self.data else {
-            return Err(Error::internal("the table of a model function is a subquery").into());
-        };
-        let derived = TableFactor::Derived { lateral: false, subquery: subquery.clone(), alias: None, sample: None };
-        let input = context.plan(derived)?;
+        let input = plan_table(self.data.clone(), context)?;
         let reference = self.reference(context)?;
         let model_span = span_of(&self.model).or(self.span);
         if self.function == Function::Forecast {

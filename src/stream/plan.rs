@@ -136,7 +136,8 @@ impl QueryPlan {
     ) -> Result<Self> {
         // First: an optimizer that folds the constant would say less.
         constant::check(&context.state(), &logical)?;
-        let optimized = context.state().optimize(&logical)?;
+        let written = normalise(logical.clone())?;
+        let optimized = context.state().optimize(&written)?;
         let emit = job.emit(insert)?;
         let windowed = windowed::needs_state(&optimized, emit.mode)?;
         let question = forecast::question(&logical, windowed, emit.mode)?;
@@ -146,7 +147,7 @@ impl QueryPlan {
         }
         join::check(&optimized, windowed)?;
         let sources = sources(&logical, streams)?;
-        let logical = normalise(logical)?;
+        let logical = written;
         let schema = Arc::clone(logical.schema().inner());
         let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
         windowed::check_fields(&schema, sink)?;
@@ -164,7 +165,6 @@ impl QueryPlan {
             .help("declare it among the columns: WATERMARK FOR ts AS ts - INTERVAL '10' SECOND"));
         }
         let mut waits = windowed && without.is_none() && emit.mode != OutputMode::Complete;
-        let optimized = context.state().optimize(&logical)?;
         if windowed {
             let stages = windowed::split(optimized.clone(), emit, waits)?;
             windowed::check(&stages)?;

@@ -14,6 +14,17 @@ use crate::{
 /// # Errors
 /// `Unsupported`, naming the operation and what to do instead.
 pub fn check(plan: &LogicalPlan) -> Result<()> {
+    refuse(plan, &refusal)
+}
+
+/// What is refused, and what to do instead.
+pub type Refusal = Option<(String, &'static str)>;
+
+/// Refuses a plan of which `refusal` says so of a node.
+///
+/// # Errors
+/// `Unsupported`, naming the first such operation and what to do instead.
+pub fn refuse(plan: &LogicalPlan, refusal: &dyn Fn(&LogicalPlan) -> Refusal) -> Result<()> {
     let mut refused = None;
     // The closure cannot fail; the subqueries inside expressions are visited too.
     plan.apply_with_subqueries(|node| {

@@ -16,17 +16,14 @@ use crate::{
 /// The parts of a call, by what they are.
 #[derive(Debug)]
 pub struct TableCall {
-    /// How the function is written.
-    function: String,
     /// How the whole call is written.
     pub usage: String,
     pub span: Option<Span>,
-    /// A subquery.
-    data: ast::Expr,
+    data: Box<ast::Query>,
     /// Those of PARTITION BY.
     pub keys: Vec<ast::Expr>,
     /// All others in their order, with their names in lower case.
-    pub others: Vec<(Option<String>, ast::Expr)>,
+    pub others: Arguments,
 }
 
 impl TableCall {
@@ -37,17 +34,7 @@ impl TableCall {
     pub fn read(function: String, usage: String, call: &ast::Function) -> DataFusionResult<Self> {
         let span = Span::try_from_sqlparser_span(call.name.span());
         let wrong = |message: String| at(Error::invalid(message).help(format!("write {usage}")), span);
-        let FunctionArguments::List(list) = &call.args else {
-            return Err(wrong(format!("{function} needs a table")));
-        };
-        let mut arguments = list.args.iter().map(|argument| named(argument, &wrong)).collect::<Result<Vec<_>, _>>()?;
-        // By name, the table may stand anywhere; otherwise it is the first.
-        let is_data = |name: &Option<String>| name.as_deref() == Some(TABLE_ARGUMENTS[0]);
-        let data = arguments.iter().position(|(name, _)| is_data(name)).unwrap_or(0);
-        if arguments.get(data).is_none_or(|(_, value)| !matches!(value, ast::Expr::Subquery(_))) {
-            return Err(wrong(format!("the first argument of {function} is a table")));
-        }
-        let (_, data) = arguments.remove(data);
+        let (data, arguments) = arguments(call, (&function, "a table"), TABLE_ARGUMENTS[0], &wrong)?;
         let (mut keys, mut others) = (Vec::new(), Vec::new());
         let mut in_keys = false;
         for (name, value) in arguments {
@@ -61,7 +48,7 @@ impl TableCall {
                 other => others.push((name, other)),
             }
         }
-        Ok(Self { function, usage, span, data, keys, others })
+        Ok(Self { usage, span, data, keys, others })
     }
 
     /// The plan of its table.
@@ -69,10 +56,7 @@ impl TableCall {
     /// # Errors
     /// DataFusion's.
     pub fn input(&self, context: &mut dyn RelationPlannerContext) -> DataFusionResult<LogicalPlan> {
-        let ast::Expr::Subquery(subquery) = self.data.clone() else {
-            return Err(Error::internal(format!("the table of {} is no subquery", self.function)).into());
-        };
-        context.plan(TableFactor::Derived { lateral: false, subquery, alias: None, sample: None })
+        plan_table(self.data.clone(), context)
     }
 
     /// The columns of PARTITION BY.
@@ -111,11 +95,51 @@ impl TableCall {
     }
 }
 
+/// The arguments of a call, with their names in lower case.
+pub type Arguments = Vec<(Option<String>, ast::Expr)>;
+
+/// The table of a call, and its other arguments in their order. By name, `table`, the table may stand anywhere; otherwise
+/// it is the first. The function is written `function`, and `needs` this.
+///
+/// # Errors
+/// What `wrong` makes of a call without a table, or of an argument that is none.
+pub fn arguments(
+    call: &ast::Function,
+    (function, needs): (&str, &str),
+    table: &str,
+    wrong: &impl Fn(String) -> DataFusionError,
+) -> DataFusionResult<(Box<ast::Query>, Arguments)> {
+    let FunctionArguments::List(list) = &call.args else {
+        return Err(wrong(format!("{function} needs {needs}")));
+    };
+    let mut arguments = list.args.iter().map(|argument| named(argument, wrong)).collect::<Result<Arguments, _>>()?;
+    let at = arguments.iter().position(|(name, _)| name.as_deref() == Some(table)).unwrap_or(0);
+    match arguments.get(at) {
+        Some((_, ast::Expr::Subquery(data))) => {
+            let data = data.clone();
+            arguments.remove(at);
+            Ok((data, arguments))
+        }
+        _ => Err(wrong(format!("the first argument of {function} is a table"))),
+    }
+}
+
+/// The plan of the table of a call.
+///
+/// # Errors
+/// DataFusion's.
+pub fn plan_table(
+    subquery: Box<ast::Query>,
+    context: &mut dyn RelationPlannerContext,
+) -> DataFusionResult<LogicalPlan> {
+    context.plan(TableFactor::Derived { lateral: false, subquery, alias: None, sample: None })
+}
+
 /// An argument with its name in lower case.
 ///
 /// # Errors
 /// What `wrong` makes of an argument that is none.
-pub fn named(
+fn named(
     argument: &FunctionArg,
     wrong: &impl Fn(String) -> DataFusionError,
 ) -> DataFusionResult<(Option<String>, ast::Expr)> {

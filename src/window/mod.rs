@@ -25,7 +25,7 @@ mod wall;
 mod window_time;
 
 pub use arguments::at;
-pub use call::{column, descriptor, named, span_of};
+pub use call::{arguments, column, descriptor, plan_table, span_of};
 pub use event_time::event_time;
 pub use grouped::{Calls, assign_groups};
 pub use node::WindowAssign;

@@ -3,10 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use datafusion::{
-    common::{
-        DFSchema,
-        tree_node::{TreeNode, TreeNodeRecursion},
-    },
+    common::{DFSchema, tree_node::TreeNode},
     logical_expr::{Expr, Join, LogicalPlan},
 };
 
@@ -50,7 +47,7 @@ pub fn check(stages: &Stages) -> Result<()> {
             late::check_names(&input)?;
         }
         let before = before(&operator.feeds);
-        check_part(below, &|node| refusal(node, &before, stages))?;
+        stateless::refuse(below, &|node| refusal(node, &before, stages))?;
     }
     let assigns = |node: &LogicalPlan| Ok(Source::of(node).is_some());
     if stages.rest.exists(assigns)? {
@@ -63,7 +60,7 @@ pub fn check(stages: &Stages) -> Result<()> {
         OutputMode::Append => refusal(node, &last, stages),
         OutputMode::Update | OutputMode::Complete => update::refusal(node, mode),
     };
-    check_part(&stages.rest, &above)?;
+    stateless::refuse(&stages.rest, &above)?;
     let is_table = |node: &LogicalPlan| Ok(stream_table(node).is_some());
     let mixed = stages.operators.iter().filter(|operator| !operator.feeds.is_empty());
     for part in mixed.map(|operator| &operator.plan).chain([&stages.rest]) {
@@ -75,24 +72,7 @@ pub fn check(stages: &Stages) -> Result<()> {
     Ok(())
 }
 
-/// What is refused, and what to do instead.
-type Refusal = Option<(String, &'static str)>;
-
-fn check_part(plan: &LogicalPlan, refusal: &dyn Fn(&LogicalPlan) -> Refusal) -> Result<()> {
-    let mut refused = None;
-    plan.apply_with_subqueries(|node| {
-        if refused.is_none() {
-            refused = refusal(node);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    match refused {
-        Some((what, help)) => Err(Error::unsupported(format!("{what} over a stream")).help(help)),
-        None => Ok(()),
-    }
-}
-
-fn refusal(node: &LogicalPlan, before: &[&Operator], stages: &Stages) -> Refusal {
+fn refusal(node: &LogicalPlan, before: &[&Operator], stages: &Stages) -> stateless::Refusal {
     const GROUP: &str = "group by window_start and window_end too: FROM TUMBLE(table, time, INTERVAL '1 minute')";
     match node {
         // Of stored files.
