@@ -26,6 +26,7 @@ pub mod sink; // RecordBatch -> staged files, a Kafka transaction, the console
 pub mod query; // batch SQL over what was stored; what a stream joins
 pub mod checkpoint; // what batch N reads, what it produced, that it is done
 pub mod stream; // the engine: plan, run and commit one micro-batch after another
+pub mod page; // the live page: what a running job does, in a browser
 pub mod late; // rows that came too late, and what their windows would be with them
 pub mod verify; // recounts a job's files against its offsets
 pub mod demo; // all of it in one process

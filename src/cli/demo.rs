@@ -1,11 +1,15 @@
 //! `tidemill demo`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::signals;
+use super::{page, signals};
 use crate::{
     demo::{DemoOptions, demo},
     error::Result,
@@ -29,7 +33,17 @@ pub struct DemoArgs {
     /// The same seed gives the same prices
     #[arg(long, default_value_t = 42)]
     seed: u64,
+    /// Where the live page is: a port of this machine, or an address; without it, 4040 or the next one that is free
+    #[arg(long, value_name = "ADDR", value_parser = page::address)]
+    ui: Option<SocketAddr>,
+    /// No live page
+    #[arg(long, conflicts_with = "ui")]
+    no_ui: bool,
 }
+
+/// Spark's; it tries as many above it.
+const PORT: u16 = 4040;
+const MORE_PORTS: u16 = 16;
 
 /// Runs the command.
 ///
@@ -38,6 +52,12 @@ pub struct DemoArgs {
 pub async fn run(args: DemoArgs) -> Result<()> {
     let stop = CancellationToken::new();
     signals::cancel_on_signal(stop.clone());
-    let options = DemoOptions { duration: args.duration, directory: args.dir, rate: args.rate, seed: args.seed };
+    let page = match args.ui {
+        _ if args.no_ui => None,
+        Some(address) => Some(page::options(address, 0)),
+        None => Some(page::options(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)), MORE_PORTS)),
+    };
+    let DemoArgs { duration, dir: directory, rate, seed, .. } = args;
+    let options = DemoOptions { duration, directory, rate, seed, page };
     demo(&options, &stop).await
 }

@@ -12,6 +12,7 @@ mod job;
 mod late;
 mod models;
 mod output_file;
+mod page;
 mod predict;
 mod produce;
 mod query;

@@ -1,14 +1,15 @@
 //! `tidemill stream`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{job::JobArgs, signals};
+use super::{job::JobArgs, page, signals};
 use crate::{
     error::{Error, Result},
-    stream::{ProgressFormat, StreamOptions, Trigger, describe, launch},
+    page::Page,
+    stream::{ProgressFormat, QueryListener, StreamOptions, Trigger, describe, launch},
 };
 
 /// Launch the streaming queries of a job file
@@ -19,7 +20,8 @@ use crate::{
 #[command(after_help = "Examples:\n  \
     tidemill stream sql/bitcoin.sql --dry-run\n  \
     tidemill stream sql/bitcoin.sql -D KAFKA=broker:9092 --trigger '10 seconds'\n  \
-    tidemill stream sql/bitcoin.sql --available-now      # read what is there, then stop")]
+    tidemill stream sql/bitcoin.sql --available-now      # read what is there, then stop\n  \
+    tidemill stream sql/forecast.sql --ui 4040            # and show it at http://localhost:4040")]
 pub struct StreamArgs {
     #[command(flatten)]
     job: JobArgs,
@@ -45,6 +47,10 @@ pub struct StreamArgs {
     /// Also append every batch's progress (Spark's JSON) to this file
     #[arg(long, value_name = "FILE")]
     progress_log: Option<PathBuf>,
+    /// Show the live page at this port of this machine, or at this address ('0.0.0.0:4040': then with the token in
+    /// TIDEMILL_UI_TOKEN); port 0 is any that is free
+    #[arg(long, value_name = "ADDR", value_parser = page::address, conflicts_with = "dry_run")]
+    ui: Option<SocketAddr>,
 }
 
 /// Runs the command.
@@ -66,13 +72,25 @@ pub async fn run(args: StreamArgs) -> Result<()> {
     };
     let stop = CancellationToken::new();
     signals::cancel_on_signal(stop.clone());
+    let page = match args.ui {
+        Some(address) => Some(Page::open(&page::options(address, 0), &job.name).await?),
+        None => None,
+    };
+    if let Some(page) = &page {
+        eprintln!("page: {}", page.url());
+    }
     let options = StreamOptions {
         trigger,
         progress: args.progress,
         progress_log: args.progress_log,
         reset_state: args.reset_state,
+        listener: page.as_ref().map(|page| page.hub() as Arc<dyn QueryListener>),
     };
-    for (name, totals) in launch(&job, &options, &stop).await? {
+    let result = launch(&job, &options, &stop).await;
+    if let Some(page) = page {
+        page.close().await;
+    }
+    for (name, totals) in result? {
         eprintln!("{name}: {}", totals.equation());
     }
     Ok(())

@@ -1,11 +1,11 @@
-//! The whole pipeline in one process, with nothing else installed: simulator, broker, stream, files, ledger, query and
-//! model. `broker.rs` is the in-process Kafka, `prices.rs` feeds it, `story.rs` says what happens.
+//! The whole pipeline in one process, with nothing else installed: simulator, broker, stream, files, ledger, live page,
+//! query and model. `broker.rs` is the in-process Kafka, `prices.rs` feeds it, `story.rs` says what happens.
 
 mod broker;
 mod prices;
 mod story;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,8 @@ use crate::{
     catalog::{Job, Variables},
     clock,
     error::{Error, ErrorKind, Result},
-    stream::{ProgressFormat, StreamOptions, Trigger, launch},
+    page::{Page, PageOptions},
+    stream::{ProgressFormat, QueryListener, StreamOptions, Trigger, launch},
     verify::verify,
 };
 
@@ -32,6 +33,8 @@ pub struct DemoOptions {
     /// Prices a second.
     pub rate: u32,
     pub seed: u64,
+    /// The live page, if there is one.
+    pub page: Option<PageOptions>,
 }
 
 /// Runs the demo and tells its story on the standard output.
@@ -42,7 +45,11 @@ pub async fn demo(options: &DemoOptions, stop: &CancellationToken) -> Result<()>
     check_directory(options)?;
     let broker = broker::Broker::start()?;
     let job = job(options, broker.address())?;
-    story::opening(options, broker.address());
+    let page = match &options.page {
+        Some(page) => Some(Page::open(page, &job.name).await?),
+        None => None,
+    };
+    story::opening(options, broker.address(), page.as_ref().map(Page::url));
     let (enough, done) = (stop.child_token(), CancellationToken::new());
     let feed = prices::Feed::start(options, broker.address(), enough.clone()).await?;
     let stream = {
@@ -53,6 +60,7 @@ pub async fn demo(options: &DemoOptions, stop: &CancellationToken) -> Result<()>
             progress: ProgressFormat::None,
             progress_log: log,
             reset_state: Vec::new(),
+            listener: page.as_ref().map(|page| page.hub() as Arc<dyn QueryListener>),
         };
         tokio::spawn(async move { launch(&job, &options, &done).await })
     };
@@ -68,6 +76,9 @@ pub async fn demo(options: &DemoOptions, stop: &CancellationToken) -> Result<()>
     story::verdict(&verify(&job).await?)?;
     story::query_and_model(&options.directory).await?;
     story::closing(&options.directory);
+    if let Some(page) = page {
+        page.close().await;
+    }
     Ok(())
 }
 

@@ -31,7 +31,7 @@ const FORECASTS_PER_LINE: u64 = 5;
 type Stream = JoinHandle<Result<Vec<(String, Ledger)>>>;
 
 /// What is about to happen.
-pub fn opening(options: &DemoOptions, broker: &str) {
+pub fn opening(options: &DemoOptions, broker: &str, page: Option<String>) {
     let directory = options.directory.display();
     println!("broker  a Kafka broker inside this process, at {broker}, topic {}", super::broker::TOPIC);
     println!(
@@ -41,6 +41,9 @@ pub fn opening(options: &DemoOptions, broker: &str) {
     println!("stream  sql/demo.sql: Parquet in {directory}/prices, CSV in {directory}/trades, a batch a second");
     println!("windows candles of five seconds in {directory}/candles, each when its time is over");
     println!("learns  a model of the price five seconds ahead, in {directory}/forecasts");
+    if let Some(page) = page {
+        println!("page    {page}   <- open it in a browser");
+    }
     match options.duration {
         Some(duration) => println!("time    {} s\n", duration.as_secs()),
         None => println!("time    until Ctrl-C\n"),

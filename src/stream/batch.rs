@@ -7,9 +7,10 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::{
     inputs::Inputs,
     isolate::{Good, Isolator, is_of_a_row},
-    output::{BatchWriter, Output},
+    output::{BatchWriter, Output, Staged},
     plan::{BatchPlan, QueryPlan, Source},
     reader::ReadCounts,
+    sample::RowSample,
     scan::{Rows, TableScans, fed},
     window_progress::WindowProgress,
 };
@@ -35,6 +36,8 @@ pub struct BatchResult {
     pub consumed: Vec<u64>,
     /// What the user sees of windows.
     pub windows: Option<WindowProgress>,
+    /// Some of the rows, if they are wanted.
+    pub sample: Option<RowSample>,
 }
 
 /// Runs one batch. The readers come back in every case but a panic of a thread.
@@ -101,8 +104,8 @@ fn finish(
     let read = records_read(reads, &counts, &written.bad);
     let ledger = Ledger::of_batch(read, written.rows);
     let consumed = counts.iter().map(|counts| counts.summary.records).collect();
-    let Written { files, .. } = written;
-    Ok(BatchResult { files, dead_letters, late: Vec::new(), state: None, ledger, consumed, windows: None })
+    let Staged { files, sample } = written.staged;
+    Ok(BatchResult { files, dead_letters, late: Vec::new(), state: None, ledger, consumed, windows: None, sample })
 }
 
 /// What was read of all tables, of which `reads` says how often the plan scans each; `bad` is how many records of each
@@ -132,10 +135,12 @@ pub struct BatchWork<'a> {
     pub emits: bool,
     /// Marks its temporaries.
     pub owner: &'a str,
+    /// Somebody looks at some of its rows.
+    pub sampled: bool,
 }
 
 struct Written {
-    files: Vec<StagedFile>,
+    staged: Staged,
     rows: u64,
     /// Records of each source on which the plan failed.
     bad: Vec<u64>,
@@ -156,7 +161,7 @@ impl From<Error> for Failure {
 
 async fn write(plan: &BatchPlan, output: &mut Output, work: &BatchWork<'_>) -> Result<Written, Failure> {
     let mut streams = select_all(plan.execute()?);
-    let mut writer: BatchWriter<'_> = output.begin(work.batch, work.owner).await?;
+    let mut writer: BatchWriter<'_> = output.begin(work.batch, work.owner, work.sampled).await?;
     let mut rows = 0;
     while let Some(batch) = streams.next().await {
         match batch {
@@ -171,7 +176,7 @@ async fn write(plan: &BatchPlan, output: &mut Output, work: &BatchWork<'_>) -> R
             Err(error) => return Err(Failure::Other(error.into())),
         }
     }
-    Ok(Written { files: writer.finish().await?, rows, bad: Vec::new() })
+    Ok(Written { staged: writer.finish().await?, rows, bad: Vec::new() })
 }
 
 /// As `write`, one decoded `RecordBatch` after the other, with the records on which the plan fails set aside.
@@ -182,13 +187,13 @@ async fn write_in_steps(
     work: &BatchWork<'_>,
     dead_letters: Sender<RecordBatch>,
 ) -> Result<Written> {
-    let mut writer = output.begin(work.batch, work.owner).await?;
-    let mut written = Written { files: Vec::new(), rows: 0, bad: Vec::new() };
+    let mut writer = output.begin(work.batch, work.owner, work.sampled).await?;
+    let (mut rows_written, mut bad_of_each) = (0, Vec::new());
     for (source, (mut isolator, mut rows)) in isolators.into_iter().zip(rows).enumerate() {
         let mut bad = 0;
         while let Some(decoded) = rows.recv().await {
             let isolated = isolator.run(source, &decoded?, Good::Write(&mut writer)).await?;
-            written.rows += isolated.rows;
+            rows_written += isolated.rows;
             bad += isolated.bad;
             if let Some(letters) = isolated.dead_letters
                 && dead_letters.send(letters).await.is_err()
@@ -196,10 +201,9 @@ async fn write_in_steps(
                 return Err(Error::internal("the dead letters' writer ended before the batch"));
             }
         }
-        written.bad.push(bad);
+        bad_of_each.push(bad);
     }
-    written.files = writer.finish().await?;
-    Ok(written)
+    Ok(Written { staged: writer.finish().await?, rows: rows_written, bad: bad_of_each })
 }
 
 /// Writes what comes through the queue until its last sender is gone.

@@ -23,7 +23,8 @@ use crate::{
     model::{
         horizon::spell,
         live::{
-            self, Decision, Drift, Forecast, ForecastSlot, Forecaster, LiveModel, Question, Reason, Standing, Verdict,
+            self, Decision, Drift, Forecast, ForecastSlot, Forecaster, Happening, LiveModel, Question, Reason, Recent,
+            Standing, Verdict, spell_series,
         },
     },
     state::StateRef,
@@ -170,7 +171,9 @@ impl Learning {
     /// The plans of a batch are about to run.
     pub fn lend(&self, task: &TaskContext) {
         if let Some(slot) = task.session_config().get_extension::<ForecastSlot>() {
-            slot.put(self.forecaster.clone());
+            let mut forecaster = self.forecaster.clone();
+            forecaster.forget_recent();
+            slot.put(forecaster);
         }
     }
 
@@ -256,7 +259,9 @@ impl Learning {
 
     /// For people.
     pub fn progress(&self) -> ForecastProgress {
-        ForecastProgress { model: self.question.model.name.clone(), standing: self.forecaster.standing() }
+        let recent = self.forecaster.recent().clone();
+        let (model, target) = (self.question.model.name.clone(), self.question.model.options.target.clone());
+        ForecastProgress { model, target, standing: self.forecaster.standing(), recent }
     }
 }
 
@@ -279,7 +284,9 @@ pub async fn restore(learning: Option<&mut Learning>, place: Option<&StateRef>, 
 #[derive(Debug, Clone)]
 pub struct ForecastProgress {
     model: String,
+    target: String,
     standing: Standing,
+    recent: Recent,
 }
 
 impl Serialize for ForecastProgress {
@@ -315,6 +322,28 @@ impl ForecastProgress {
             "drifts": standing.drifts,
             "lastDrift": standing.last_drift_us.map(iso_us),
             "lastTraining": last_decision.as_ref().map(training_json),
+        })
+    }
+
+    /// What the batch has brought: forecasts that came due (`[milliseconds of event time, series, truth, forecast, naive
+    /// forecast, version]`), the newest forecast, and what happened.
+    pub fn recent_json(&self) -> Value {
+        let scored = self.recent.scored().map(|it| {
+            json!([it.time_us as f64 / 1e3, spell_series(&it.series), it.truth, it.forecast, it.naive, it.version])
+        });
+        let ahead = self.recent.ahead().map(|it| {
+            json!({
+                "series": spell_series(&it.series), "target": it.target_us as f64 / 1e3, "prediction": it.prediction,
+                "version": it.version,
+            })
+        });
+        let happenings = self.recent.happenings().map(|it| match it {
+            Happening::Drift(at_us) => json!({"what": "drift", "eventTime": iso_us(*at_us)}),
+            Happening::Decision(decision) => json!({"what": "training", "training": training_json(decision)}),
+        });
+        json!({
+            "target": self.target, "scored": scored.collect::<Vec<_>>(), "ahead": ahead,
+            "happenings": happenings.collect::<Vec<_>>(),
         })
     }
 

@@ -1,13 +1,15 @@
 //! Every INSERT of a job file as a query of its own, started, watched and stopped together.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    listener::QueryListener,
     output::checkpoint_location,
     progress::{ProgressFormat, Reporter},
+    progress_log::ProgressLog,
     query::StreamingQuery,
     trigger::Trigger,
 };
@@ -25,6 +27,8 @@ pub struct StreamOptions {
     pub progress_log: Option<PathBuf>,
     /// The queries whose state is given up, by the table that they fill.
     pub reset_state: Vec<String>,
+    /// Hears of what the queries do.
+    pub listener: Option<Arc<dyn QueryListener>>,
 }
 
 /// Runs all queries of `job` until their trigger is done, one fails, or `stop` is cancelled; in the last two cases
@@ -49,7 +53,11 @@ pub async fn launch(job: &Job, options: &StreamOptions, stop: &CancellationToken
     for table in &options.reset_state {
         check_reset(job, table)?;
     }
-    let reporter = std::sync::Arc::new(Reporter::new(options.progress, options.progress_log.clone())?);
+    let mut listeners: Vec<Arc<dyn QueryListener>> = options.listener.iter().cloned().collect();
+    if let Some(path) = &options.progress_log {
+        listeners.push(Arc::new(ProgressLog::open(path.clone())?));
+    }
+    let reporter = Arc::new(Reporter::new(options.progress, listeners));
     // All are opened before one is run: a mistake in the second must not let the first begin.
     let mut queries = Vec::new();
     let mut temporary = Vec::new();
@@ -90,13 +98,18 @@ async fn run_all(
     queries: Vec<StreamingQuery>,
     trigger: Trigger,
     stop: &CancellationToken,
-    reporter: &std::sync::Arc<Reporter>,
+    reporter: &Arc<Reporter>,
 ) -> Result<Vec<(String, Ledger)>> {
     let stop = stop.child_token();
     let mut tasks = JoinSet::new();
     for query in queries {
-        let (stop, reporter, name) = (stop.clone(), std::sync::Arc::clone(reporter), query.name.clone());
-        tasks.spawn(async move { query.run(trigger, &stop, &reporter).await.map(|totals| (name, totals)) });
+        let (stop, reporter, name) = (stop.clone(), Arc::clone(reporter), query.name.clone());
+        reporter.started(&name, &query.sink());
+        tasks.spawn(async move {
+            let result = query.run(trigger, &stop, &reporter).await;
+            reporter.ended(&name, result.as_ref().err());
+            result.map(|totals| (name, totals))
+        });
     }
     let (mut totals, mut failure) = (Vec::new(), None);
     while let Some(joined) = tasks.join_next().await {

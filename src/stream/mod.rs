@@ -6,7 +6,8 @@
 //! alone cannot answer and `constant.rs` what fails for every record, `time.rs` finds `now()`, `columns.rs` says of which
 //! types rows are written; `inputs.rs` says what each table's part of a batch is, and `batch.rs` runs it
 //! (source -> decode -> plan -> output), and `isolate.rs` runs it again if an expression fails on some of the records; `output.rs` is where rows go; `commit.rs` makes them visible; `trigger.rs` says
-//! when; `progress.rs` and `window_progress.rs` tell the user, and `inspect` answers
+//! when; `progress.rs` and `window_progress.rs` tell the user, `listener.rs` says
+//! who else hears of it (`progress_log.rs`, the live page) and `sample.rs` which rows they see, and `inspect` answers
 //! those who ask; `replay.rs` is where a query with late rows stands; `forecast.rs` has a
 //! model that learns from the rows that a query gives.
 
@@ -21,13 +22,16 @@ pub mod inspect;
 mod isolate;
 mod join;
 mod launch;
+mod listener;
 mod models;
 mod output;
 mod plan;
 mod progress;
+mod progress_log;
 mod query;
 mod reader;
 mod replay;
+mod sample;
 mod scan;
 mod stateless;
 mod static_table;
@@ -39,7 +43,9 @@ mod windowed;
 pub use columns::normalise;
 pub use describe::describe;
 pub use launch::{StreamOptions, launch};
+pub use listener::QueryListener;
 pub use progress::{ProgressFormat, QueryProgress};
 pub use replay::{LateQuery, Standing};
+pub use sample::{RowSample, SAMPLE_ROWS_MAX};
 pub use trigger::Trigger;
 pub use windowed::{LATE, Replayable};

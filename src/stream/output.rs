@@ -4,7 +4,10 @@ use std::io::Write;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
-use super::plan::{QueryPlan, Source};
+use super::{
+    plan::{QueryPlan, Source},
+    sample::{RowSample, Sampler},
+};
 use crate::{
     catalog::{Compression, Connector, FileFormat, FileTable, Insert, Job, Table},
     checkpoint::{Checkpoint, Fingerprint},
@@ -96,30 +99,44 @@ impl Output {
         }
     }
 
-    /// Starts batch `batch`.
+    /// Starts batch `batch`. With `sampled` some of its rows are kept for people to look at.
     ///
     /// # Errors
     /// The sink's.
-    pub async fn begin(&mut self, batch: u64, owner: &str) -> Result<BatchWriter<'_>> {
-        Ok(match self {
-            Self::File(file) => BatchWriter::File(Box::new(file.sink.begin(owner))),
+    pub async fn begin(&mut self, batch: u64, owner: &str, sampled: bool) -> Result<BatchWriter<'_>> {
+        let to = match self {
+            Self::File(file) => SinkWriter::File(Box::new(file.sink.begin(owner))),
             Self::Kafka(sink, _) => {
                 sink.begin(batch).await?;
-                BatchWriter::Kafka(sink)
+                SinkWriter::Kafka(sink)
             }
             Self::Console(sink) => {
                 sink.begin(batch);
-                BatchWriter::Console(sink)
+                SinkWriter::Console(sink)
             }
-        })
+        };
+        Ok(BatchWriter { to, sampler: sampled.then(Sampler::default) })
     }
 }
 
 /// One batch's rows on their way out.
-pub enum BatchWriter<'a> {
+pub struct BatchWriter<'a> {
+    to: SinkWriter<'a>,
+    sampler: Option<Sampler>,
+}
+
+enum SinkWriter<'a> {
     File(Box<FileSinkWriter>),
     Kafka(&'a mut KafkaSink),
     Console(&'a mut ConsoleSink),
+}
+
+/// What a batch wrote, before any of it is visible.
+#[derive(Debug)]
+pub struct Staged {
+    pub files: Vec<StagedFile>,
+    /// Of a batch that was begun `sampled`.
+    pub sample: Option<RowSample>,
 }
 
 impl BatchWriter<'_> {
@@ -128,10 +145,13 @@ impl BatchWriter<'_> {
     /// # Errors
     /// The sink's.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
-        match self {
-            Self::File(writer) => writer.write(rows).await,
-            Self::Kafka(sink) => sink.write(rows).await,
-            Self::Console(sink) => {
+        if let Some(sampler) = &mut self.sampler {
+            sampler.add(rows)?;
+        }
+        match &mut self.to {
+            SinkWriter::File(writer) => writer.write(rows).await,
+            SinkWriter::Kafka(sink) => sink.write(rows).await,
+            SinkWriter::Console(sink) => {
                 sink.write(rows);
                 Ok(())
             }
@@ -143,11 +163,12 @@ impl BatchWriter<'_> {
     ///
     /// # Errors
     /// The sink's.
-    pub async fn finish(self) -> Result<Vec<StagedFile>> {
-        match self {
-            Self::File(writer) => writer.finish().await,
-            Self::Kafka(_) | Self::Console(_) => Ok(Vec::new()),
-        }
+    pub async fn finish(self) -> Result<Staged> {
+        let files = match self.to {
+            SinkWriter::File(writer) => writer.finish().await?,
+            SinkWriter::Kafka(_) | SinkWriter::Console(_) => Vec::new(),
+        };
+        Ok(Staged { files, sample: self.sampler.map(Sampler::finish) })
     }
 
     /// Gives up what was written of the batch, so that it can begin again.
@@ -155,11 +176,11 @@ impl BatchWriter<'_> {
     /// # Errors
     /// The sink's.
     pub async fn abandon(self) -> Result<()> {
-        match self {
-            Self::File(writer) => writer.abandon().await,
-            Self::Kafka(sink) => sink.abort().await,
+        match self.to {
+            SinkWriter::File(writer) => writer.abandon().await,
+            SinkWriter::Kafka(sink) => sink.abort().await,
             // It prints when the batch is prepared, and forgets its rows when one begins.
-            Self::Console(_) => Ok(()),
+            SinkWriter::Console(_) => Ok(()),
         }
     }
 }

@@ -2,10 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{IsTerminal, Write},
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
+    io::IsTerminal,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,13 +12,15 @@ use serde_json::{Map, Value, json};
 
 use super::{
     forecast::ForecastProgress,
+    listener::QueryListener,
     models::ModelInUse,
+    sample::RowSample,
     window_progress::{WindowProgress, iso_ms},
 };
 use crate::{
     checkpoint::{Ledger, Prepared},
     clock::{self, Stopwatch},
-    error::{Error, ErrorKind, Result},
+    error::Error,
     query::FilesVersion,
     source::Offsets,
 };
@@ -73,6 +73,8 @@ pub struct QueryProgress {
     pub files: usize,
     /// Of a query with windows.
     pub windows: Option<WindowProgress>,
+    /// Some of the rows that were written, if there is a listener.
+    pub sample: Option<RowSample>,
 }
 
 impl QueryProgress {
@@ -97,6 +99,7 @@ impl QueryProgress {
             totals: Ledger::default(),
             files: 0,
             windows: None,
+            sample: None,
         }
     }
 
@@ -219,9 +222,9 @@ fn average(values: &[u64]) -> f64 {
 #[derive(Debug)]
 pub struct Reporter {
     format: ProgressFormat,
-    log: Option<Mutex<ProgressLog>>,
     state: Mutex<BTreeMap<String, Shown>>,
     bars: Option<MultiProgress>,
+    listeners: Vec<Arc<dyn QueryListener>>,
 }
 
 #[derive(Debug)]
@@ -236,25 +239,31 @@ struct Shown {
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 /// A late row is shown at most once per query in this time.
 const LATE_INTERVAL: Duration = Duration::from_secs(60);
-/// The progress log starts anew at this size; the one before it is kept as `<name>.1`.
-const LOG_BYTES_MAX: u64 = 16 << 20;
-
-#[derive(Debug)]
-struct ProgressLog {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-}
-
 impl Reporter {
-    /// `log` also gets every batch's JSON.
-    ///
-    /// # Errors
-    /// `Invalid` if the log cannot be opened.
-    pub fn new(format: ProgressFormat, log: Option<PathBuf>) -> Result<Self> {
-        let log = log.map(ProgressLog::open).transpose()?.map(Mutex::new);
+    /// `listeners` hear of all, too.
+    pub fn new(format: ProgressFormat, listeners: Vec<Arc<dyn QueryListener>>) -> Self {
         let bars = (format == ProgressFormat::Line && std::io::stderr().is_terminal()).then(MultiProgress::new);
-        Ok(Self { format, log, state: Mutex::default(), bars })
+        Self { format, state: Mutex::default(), bars, listeners }
+    }
+
+    /// Does somebody look at rows?
+    pub fn wants_rows(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.wants_rows())
+    }
+
+    /// A query is about to run.
+    pub fn started(&self, query: &str, sink: &str) {
+        self.listeners.iter().for_each(|listener| listener.started(query, sink));
+    }
+
+    /// It has found out where it stands.
+    pub fn recovered(&self, query: &str, totals: &Ledger) {
+        self.listeners.iter().for_each(|listener| listener.recovered(query, totals));
+    }
+
+    /// A query has come to its end, with `failure` if it did not want to.
+    pub fn ended(&self, query: &str, failure: Option<&Error>) {
+        self.listeners.iter().for_each(|listener| listener.ended(query, failure));
     }
 
     /// A batch is committed.
@@ -269,13 +278,12 @@ impl Reporter {
         });
         let since = (!first).then_some(progress.start_ms - shown.last_start_ms);
         shown.last_start_ms = progress.start_ms;
+        let json = progress.to_json(since);
         if self.format == ProgressFormat::Json {
-            println!("{}", progress.to_json(since));
+            println!("{json}");
         }
-        if let Some(log) = &self.log {
-            log.lock().unwrap_or_else(PoisonError::into_inner).write(&progress.to_json(since).to_string());
-        }
-        tracing::debug!(target: "tidemill::progress", progress = %progress.to_json(since));
+        tracing::debug!(target: "tidemill::progress", progress = %json);
+        self.listeners.iter().for_each(|listener| listener.progress(progress, &json));
         if self.format != ProgressFormat::Line {
             return;
         }
@@ -306,6 +314,7 @@ impl Reporter {
 
     /// Something the user must know.
     pub fn warn(&self, query: &str, sentence: &str) {
+        self.listeners.iter().for_each(|listener| listener.warned(query, sentence));
         let line = format!("warning: {query}: {sentence}");
         match &self.bars {
             // The bars are redrawn below it.
@@ -318,35 +327,4 @@ impl Reporter {
 fn spinner() -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
     ProgressBar::new_spinner().with_style(style)
-}
-
-impl ProgressLog {
-    fn open(path: PathBuf) -> Result<Self> {
-        let file = File::options().create(true).append(true).open(&path).map_err(|error| {
-            Error::new(ErrorKind::Invalid, format!("cannot open the progress log {}", path.display()))
-                .source_error(error)
-        })?;
-        let bytes = file.metadata().map(|metadata| metadata.len()).unwrap_or(0);
-        Ok(Self { path, file, bytes })
-    }
-
-    fn write(&mut self, line: &str) {
-        if let Err(error) = self.try_write(line) {
-            // A full disk under the log must not stop the job; the user hears of it.
-            tracing::warn!(path = %self.path.display(), %error, "the progress log cannot be written");
-        }
-    }
-
-    fn try_write(&mut self, line: &str) -> std::io::Result<()> {
-        if self.bytes > LOG_BYTES_MAX {
-            let mut old = self.path.clone().into_os_string();
-            old.push(".1");
-            std::fs::rename(&self.path, old)?;
-            self.file = File::options().create(true).append(true).open(&self.path)?;
-            self.bytes = 0;
-        }
-        writeln!(self.file, "{line}")?;
-        self.bytes += line.len() as u64 + 1;
-        Ok(())
-    }
 }

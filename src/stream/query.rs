@@ -165,6 +165,11 @@ impl StreamingQuery {
         }
     }
 
+    /// Where its rows go, in Spark's words.
+    pub fn sink(&self) -> String {
+        self.output.description()
+    }
+
     /// Recovers, then runs batches until the trigger is done or `stop` is cancelled.
     ///
     /// # Errors
@@ -179,6 +184,7 @@ impl StreamingQuery {
             let overtaken = error.kind() != ErrorKind::Conflict && self.checkpoint.facts().await?.offsets != before;
             return Err(if overtaken { self.overtaken(&error) } else { error }.context(&self.name));
         }
+        reporter.recovered(&self.name, &self.totals.ledger);
         self.run_triggers(trigger, stop, reporter).await.map_err(|error| error.context(&self.name))?;
         Ok(self.totals.ledger)
     }
@@ -291,7 +297,8 @@ impl StreamingQuery {
         }
         let owner = commit::owner(&self.checkpoint, batch);
         let (timestamp_ms, emits) = (entry.timestamp_ms, entry.emits());
-        let work = BatchWork { batch, timestamp_ms, ranges: &ranges, emits, owner: &owner };
+        let sampled = reporter.wants_rows();
+        let work = BatchWork { batch, timestamp_ms, ranges: &ranges, emits, owner: &owner, sampled };
         let step = Stopwatch::start();
         let static_tables = self.plan.refresh().await?;
         let reset_rows = std::mem::take(&mut self.reset_rows);
@@ -306,6 +313,7 @@ impl StreamingQuery {
             result.ledger.rewound += input.position.count_to(&input.ended);
         }
         progress.windows = result.windows.take();
+        progress.sample = result.sample.take();
         progress.consumed = std::mem::take(&mut result.consumed);
         progress.durations.add_batch = step.elapsed_ms();
         let step = Stopwatch::start();

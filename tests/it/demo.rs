@@ -12,9 +12,15 @@ fn shows_prices_files_ledger_query_and_model_and_leaves_a_directory_to_explore()
     let output = run(&["demo", "--for", "14s", "--rate", "1000"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    for part in
-        ["buy ", "every record is accounted for", "| ticks |", "the value before", "forecasts came due", "look around"]
-    {
+    for part in [
+        "page    http://127.0.0.1:",
+        "buy ",
+        "every record is accounted for",
+        "| ticks |",
+        "the value before",
+        "forecasts came due",
+        "look around",
+    ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
     let rows = run(&["query", "--format", "csv", "SELECT count(*) AS n FROM 'tidemill-demo/prices'"]);

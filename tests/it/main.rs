@@ -21,6 +21,7 @@ mod model;
 mod model_jobs;
 mod nexmark;
 mod output_mode;
+mod page;
 mod produce;
 mod query;
 mod reset_state;

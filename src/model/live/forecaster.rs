@@ -8,6 +8,7 @@ use super::{
     examples::{Example, Examples, Waiting},
     options::{LiveOptions, Span},
     prequential::{Prequential, Scores},
+    recent::{Happening, Recent, Scored},
 };
 use crate::{
     error::{Error, Result},
@@ -125,6 +126,7 @@ pub struct Forecaster {
     names: Vec<String>,
     pub(super) learned: Learned,
     features: Vec<f64>,
+    recent: Recent,
 }
 
 /// Where a forecaster stands, for people.
@@ -170,7 +172,7 @@ impl Forecaster {
             promotions: Vec::new(),
             unusable: 0,
         };
-        Self { options, names, learned, features: Vec::new() }
+        Self { options, names, learned, features: Vec::new(), recent: Recent::default() }
     }
 
     /// What is forecast, and how.
@@ -197,6 +199,16 @@ impl Forecaster {
     /// The newest models that were promoted, the oldest first.
     pub fn promotions(&self) -> &[Promotion] {
         &self.learned.promotions
+    }
+
+    /// What it has done since it was asked to forget that.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// Before the rows of a batch.
+    pub fn forget_recent(&mut self) {
+        self.recent.clear();
     }
 
     /// Where it stands.
@@ -259,6 +271,10 @@ impl Forecaster {
         if !outcome.prediction.is_finite() {
             outcome.prediction = f64::NAN;
         }
+        if outcome.prediction.is_finite() {
+            let target_us = row.time_us.saturating_add(self.options.horizon_us);
+            self.recent.look_ahead(row.series, target_us, outcome.prediction, outcome.version);
+        }
         // One without a prediction is an example all the same.
         let forecast = (row.time_us, outcome.prediction, row.target, outcome.version);
         self.learned.waiting.add(row.series, forecast, features)?;
@@ -278,6 +294,15 @@ impl Forecaster {
                     outcome.error = row.target - forecast.prediction;
                     outcome.naive_error = row.target - forecast.naive;
                     outcome.drift |= learned.judge(outcome.error, outcome.naive_error, &self.options);
+                    let scored = Scored {
+                        time_us: row.time_us,
+                        series: String::new(),
+                        truth: row.target,
+                        forecast: forecast.prediction,
+                        naive: forecast.naive,
+                        version: forecast.version,
+                    };
+                    self.recent.score(row.series, scored);
                 }
                 let example = Example {
                     made_us: forecast.made_us,
@@ -297,6 +322,7 @@ impl Forecaster {
         learned.last_drift_us = Some(time_us);
         learned.recovery = Some(Recovery { since_us: time_us, left: RECOVERIES_MAX });
         learned.examples.fade_to(self.options.min_rows);
+        self.recent.happen(Happening::Drift(time_us));
     }
 
     /// Is a challenger to be trained, and why?
@@ -343,6 +369,7 @@ impl Forecaster {
             // Another model has other errors.
             learned.detector = Detector::new(self.options.drift);
         }
+        self.recent.happen(Happening::Decision(decision.clone()));
         learned.last_decision = Some(decision);
         if let Some(promotion) = promotion {
             learned.promoted = version;

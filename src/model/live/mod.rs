@@ -12,6 +12,7 @@
 //! | `drift`, `adwin` | Page-Hinkley and ADWIN: has the error grown? |
 //! | `champion` | the model that serves, its challenger, and who wins |
 //! | `forecaster` | the loop, row by row |
+//! | `recent` | what it has just done, for people to look at |
 //! | `rows` | record batches in, record batches out |
 //! | `saved` | all of it as text, for a checkpoint |
 //! | `publish` | a promoted model as a version in the directory of models |
@@ -30,6 +31,7 @@ mod node;
 mod options;
 mod prequential;
 mod publish;
+mod recent;
 mod rows;
 mod saved;
 
@@ -39,4 +41,5 @@ pub use forecaster::{Forecaster, Standing};
 pub use node::{Forecast, LiveModel, Question};
 pub use options::{Drift, LiveOptions, Span};
 pub use publish::publish;
+pub use recent::{Ahead, Happening, Recent, Scored, spell_series};
 pub use rows::Columns;

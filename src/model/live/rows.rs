@@ -33,8 +33,8 @@ const ADDED: [&str; 10] = [
 ];
 
 /// Between the keys of a series, and for a key that is NULL: in no text that a user writes.
-const SEPARATOR: char = '\u{1f}';
-const NULL: char = '\u{0}';
+pub(super) const SEPARATOR: char = '\u{1f}';
+pub(super) const NULL: char = '\u{0}';
 
 /// Where the columns of a forecast are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -21,7 +21,7 @@ use crate::{
         forecast::Learning,
         inputs::Inputs,
         isolate::{Good, Isolator},
-        output::{BatchWriter, Output},
+        output::{BatchWriter, Output, Staged},
         plan::{QueryPlan, Source, WindowedPlan},
         reader::EventTimes,
         scan::{Rows, TableScans, fed},
@@ -100,7 +100,7 @@ async fn attempt(
     // Another attempt's files of state may lie there.
     let owner = if isolating { format!("{}-again", work.owner) } else { work.owner.to_owned() };
     let running = async {
-        let mut writer = output.begin(work.batch, work.owner).await?;
+        let mut writer = output.begin(work.batch, work.owner, work.sampled).await?;
         let ran = fed(&windowed.reads, rows, run(&windowed, state, watermarks, &owner, &mut writer)).await;
         // The writer of the late rows would wait for ever.
         windowed.planned.late.close();
@@ -118,7 +118,7 @@ async fn attempt(
     let counts = started.readings.end(inputs).await?;
     let (dead_letters, late) = (dead_letters?, late?);
     let refused = counts.iter().any(|counts| counts.refused);
-    let (isolated, (files, written, settled)) = match (bad, ran) {
+    let (isolated, (staged, written, settled)) = match (bad, ran) {
         (Ok(isolated), Ok(ran)) if !refused => (isolated, ran),
         (Ok(_), Ok(_)) => return Err(Error::internal("the plan ended before its input: the batch is not complete")),
         // What ended the isolating is the reason that the plan's input broke off.
@@ -151,7 +151,9 @@ async fn attempt(
     crash_point("staged", work.batch);
     let ledger = Ledger::of_stateful(records_read(&windowed.reads, &counts, &isolated), settled.counts, written);
     let consumed = counts.iter().map(|counts| counts.summary.records).collect();
-    Ok(BatchResult { files, dead_letters, late, state: Some(place), ledger, consumed, windows: Some(windows) })
+    let (state, windows) = (Some(place), Some(windows));
+    let Staged { files, sample } = staged;
+    Ok(BatchResult { files, dead_letters, late, state, ledger, consumed, windows, sample })
 }
 
 /// For each source, what finds the records on which the plan below the windows fails. It has a plan of its own, which

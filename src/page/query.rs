@@ -1,0 +1,205 @@
+//! What the page knows of one query.
+
+use serde_json::{Map, Value, json};
+
+use super::history::History;
+use crate::{
+    checkpoint::Ledger,
+    clock,
+    error::Error,
+    event_time::NO_WATERMARK_MS,
+    stream::{QueryProgress, RowSample},
+};
+
+/// One point of the charts of rates is at least so long.
+const POINT_MS: i64 = 1_000;
+const POINTS_MAX: usize = 900;
+/// Rows that are kept of the output, and values of them, at most.
+const ROWS_MAX: usize = 1_000;
+const CELLS_MAX: usize = 20_000;
+/// Forecasts that came due, and errors of the model after a batch.
+const SCORED_MAX: usize = 1_000;
+
+/// One query, from its start on.
+#[derive(Debug)]
+pub(super) struct QueryView {
+    sink: String,
+    state: State,
+    /// Of all batches that are committed.
+    totals: Ledger,
+    /// Spark's JSON of the last batch.
+    progress: Value,
+    /// `[end, rows per second, milliseconds per batch, offsets behind, rows in state, watermark]`.
+    points: History<Value>,
+    pending: Pending,
+    columns: Vec<(String, &'static str)>,
+    rows: History<Vec<Value>>,
+    forecast: Option<ForecastView>,
+}
+
+#[derive(Debug)]
+enum State {
+    Running,
+    Ended,
+    Failed { message: String, help: Option<String> },
+}
+
+/// Batches that no point has yet.
+#[derive(Debug)]
+struct Pending {
+    since_ms: i64,
+    batches: u64,
+    rows: u64,
+    busy_ms: u64,
+    /// What the last of them said: offsets behind, rows in state, watermark.
+    last: (u64, u64, Option<i64>),
+}
+
+#[derive(Debug)]
+struct ForecastView {
+    model: String,
+    target: String,
+    scored: History<Value>,
+    /// `[event time, RMSE, naive RMSE]` after each batch in which a forecast came due.
+    errors: History<Value>,
+    ahead: Value,
+}
+
+/// What a reader has seen of a query.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Seen {
+    points: u64,
+    rows: u64,
+    scored: u64,
+    errors: u64,
+}
+
+impl QueryView {
+    pub fn new(sink: &str) -> Self {
+        Self {
+            sink: sink.to_owned(),
+            state: State::Running,
+            totals: Ledger::default(),
+            progress: Value::Null,
+            points: History::new(POINTS_MAX),
+            pending: Pending { since_ms: clock::now_ms(), batches: 0, rows: 0, busy_ms: 0, last: (0, 0, None) },
+            columns: Vec::new(),
+            rows: History::new(ROWS_MAX),
+            forecast: None,
+        }
+    }
+
+    pub fn recovered(&mut self, totals: &Ledger) {
+        self.totals = *totals;
+    }
+
+    /// A batch is committed. Returns what happened to the model that forecasts.
+    pub fn batch(&mut self, progress: &QueryProgress, json: &Value) -> Vec<Value> {
+        self.totals = progress.totals;
+        self.progress = json.clone();
+        let watermark = progress.windows.as_ref().map(|windows| windows.watermark_ms);
+        self.pending.batches += 1;
+        self.pending.rows += progress.ledger.consumed;
+        self.pending.busy_ms += progress.durations.trigger_execution;
+        self.pending.last =
+            (progress.behind(), progress.totals.in_state(), watermark.filter(|ms| *ms != NO_WATERMARK_MS));
+        self.close_point(clock::now_ms());
+        if let Some(sample) = &progress.sample {
+            self.add_rows(sample);
+        }
+        let forecast = progress.windows.as_ref().and_then(|windows| windows.forecast.as_ref());
+        forecast.map_or_else(Vec::new, |forecast| self.forecast(&forecast.to_json(), forecast.recent_json()))
+    }
+
+    /// Batches become a point when it is long enough.
+    fn close_point(&mut self, now_ms: i64) {
+        let Pending { since_ms, batches, rows, busy_ms, last: (behind, in_state, watermark_ms) } = self.pending;
+        let elapsed_ms = now_ms - since_ms;
+        if batches == 0 || elapsed_ms < POINT_MS {
+            return;
+        }
+        let rate = rows as f64 * 1e3 / elapsed_ms as f64;
+        let batch_ms = busy_ms as f64 / batches as f64;
+        self.points.push(json!([now_ms, rate, batch_ms, behind, in_state, watermark_ms]));
+        self.pending = Pending { since_ms: now_ms, batches: 0, rows: 0, busy_ms: 0, ..self.pending };
+    }
+
+    fn add_rows(&mut self, sample: &RowSample) {
+        let columns = sample.columns();
+        if columns.is_empty() {
+            return;
+        }
+        if columns != self.columns {
+            self.rows.restart((CELLS_MAX / columns.len()).clamp(4, ROWS_MAX));
+            self.columns = columns;
+        }
+        sample.rows.iter().for_each(|row| self.rows.push(row.clone()));
+    }
+
+    fn forecast(&mut self, standing: &Value, mut recent: Value) -> Vec<Value> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let view = self.forecast.get_or_insert_with(|| ForecastView {
+            model: text(&standing["model"]),
+            target: text(&recent["target"]),
+            scored: History::new(SCORED_MAX),
+            errors: History::new(SCORED_MAX),
+            ahead: Value::Null,
+        });
+        let take = |value: &mut Value| match value.take() {
+            Value::Array(items) => items,
+            _ => Vec::new(),
+        };
+        let scored = take(&mut recent["scored"]);
+        if let Some(last) = scored.last() {
+            let errors = &standing["prequential"];
+            view.errors.push(json!([last[0], errors["rmse"], errors["naiveRmse"]]));
+        }
+        scored.into_iter().for_each(|forecast| view.scored.push(forecast));
+        if !recent["ahead"].is_null() {
+            view.ahead = recent["ahead"].take();
+        }
+        take(&mut recent["happenings"])
+    }
+
+    pub fn ended(&mut self, failure: Option<&Error>) {
+        self.state = failure.map_or(State::Ended, |error| State::Failed {
+            message: error.message().to_owned(),
+            help: error.advice().map(str::to_owned),
+        });
+    }
+
+    /// Who has seen nothing gets what does not change, too.
+    pub fn since(&mut self, seen: &mut Seen) -> Value {
+        self.close_point(clock::now_ms());
+        let mut view = Map::new();
+        let mut put = |key: &str, value: Value| view.insert(key.to_owned(), value);
+        put("sink", json!(self.sink));
+        let (state, failure, help) = match &self.state {
+            State::Running => ("running", None, None),
+            State::Ended => ("ended", None, None),
+            State::Failed { message, help } => ("failed", Some(message), help.as_ref()),
+        };
+        put("state", json!(state));
+        put("failure", json!(failure));
+        put("help", json!(help));
+        put("totals", json!(self.totals));
+        put("inState", json!(self.totals.in_state()));
+        put("equation", json!(self.totals.equation()));
+        put("progress", self.progress.clone());
+        put("points", self.points.since(&mut seen.points).cloned().collect());
+        put("columns", json!(self.columns));
+        put("rows", self.rows.since(&mut seen.rows).cloned().collect());
+        if let Some(forecast) = &self.forecast {
+            let scored: Value = forecast.scored.since(&mut seen.scored).cloned().collect();
+            let errors: Value = forecast.errors.since(&mut seen.errors).cloned().collect();
+            put(
+                "forecast",
+                json!({
+                    "model": forecast.model, "target": forecast.target, "scored": scored, "errors": errors,
+                    "ahead": forecast.ahead,
+                }),
+            );
+        }
+        Value::Object(view)
+    }
+}
