@@ -29,7 +29,7 @@ use super::{
     failure,
     format::{self, FileKind},
     listing::{self, Listing},
-    partition, schema,
+    partition, schema, slices,
     text_source::naming_files,
     text_value::{self, TextValue},
 };
@@ -182,6 +182,21 @@ impl FilesTable {
             kept.push(PartitionedFile::new_from_meta(meta.clone()).with_partition_values(values.clone()));
         }
         Ok(kept)
+    }
+
+    /// Large row groups as slices.
+    async fn sliced(
+        &self,
+        state: &dyn Session,
+        files: Vec<PartitionedFile>,
+        projection: Option<&Vec<usize>>,
+    ) -> datafusion::error::Result<Vec<PartitionedFile>> {
+        let store = state.runtime_env().object_store(&self.store_url)?;
+        let schema = self.schema.file_schema();
+        let is_read = |place: &usize| projection.is_none_or(|columns| columns.contains(place));
+        let columns: Vec<&str> =
+            (0..schema.fields().len()).filter(is_read).map(|place| schema.field(place).name().as_str()).collect();
+        slices::sliced(state, &store, files, &columns).await
     }
 
     /// Rows, sizes and value ranges from Parquet footers: they answer `count(*)` and order joins.
@@ -351,6 +366,10 @@ impl TableProvider for FilesTable {
         let statistics = match files.iter().all(|file| file.statistics.is_some()) {
             true => Statistics::try_merge_iter(known, self.stored.table_schema())?,
             false => Statistics::new_unknown(self.stored.table_schema()),
+        };
+        let files = match is_parquet && state.config().collect_statistics() {
+            true => self.sliced(state, files, projection).await?,
+            false => files,
         };
         let groups = FileGroup::new(files).split_files(state.config().target_partitions());
         let source = format.file_source(self.stored.clone());
