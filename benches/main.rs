@@ -1,6 +1,6 @@
 //! All benches in one binary: `cargo bench -- decode plan sink commit train train-file`, and, on the real Kafka and HDFS of
-//! `scripts/services.sh`, `cargo bench -- end-to-end windows stateful state-growth`. Each asserts its row count;
-//! `benches/README.md` has the numbers and the command for each.
+//! `scripts/services.sh`, `cargo bench -- end-to-end windows stateful state-growth learning`. Each asserts its row
+//! count; `benches/README.md` has the numbers and the command for each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod commit;
@@ -15,7 +15,7 @@ mod train;
 
 type Bench = (&'static str, fn());
 
-const BENCHES: [Bench; 10] = [
+const BENCHES: [Bench; 11] = [
     ("decode", decode::run),
     ("plan", plan::run),
     ("sink", sink::run),
@@ -26,6 +26,7 @@ const BENCHES: [Bench; 10] = [
     ("windows", stateful::windows),
     ("stateful", stateful::stateful),
     ("state-growth", stateful::state_growth),
+    ("learning", stateful::learning),
 ];
 
 fn main() {

@@ -1,6 +1,9 @@
 //! Queries with state, from the real Kafka: what a record costs, and what memory, by what is kept.
 
-use std::process::Stdio;
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use serde_json::Value;
 
@@ -81,7 +84,10 @@ pub fn stateful() {
     }
     for keys in [10, 100_000, 10_000_000] {
         let select = format!("SELECT key, count(*) AS n, max(sell_price) AS high FROM {} GROUP BY key", keyed(keys));
-        let sink = format!("kafka {}", unique("bench-out"));
+        let to = unique("bench-out");
+        // A topic has to be there.
+        fill(&setup, &to, 1);
+        let sink = format!("kafka {to}");
         measure(&setup, &topic, &format!("update, {keys:8} keys"), (EVENT_TIME, &sink, &select));
     }
 }
@@ -97,44 +103,88 @@ pub fn state_growth() {
              (CAST(buy_price * 100 AS BIGINT) * 7919 + volume) % {keys} AS key FROM prices), timestamp, INTERVAL '1 day') \
              GROUP BY window_start, window_end, key"
         );
-        let job = job_of(&setup, &topic, &output(&setup, "local"), (EVENT_TIME, "parquet", &select));
-        let text = std::fs::read_to_string(&job).expect("the job file");
-        let batches = "startingOffsets = 'earliest', maxOffsetsPerTrigger = '20000'";
-        std::fs::write(&job, text.replace("startingOffsets = 'earliest'", batches)).expect("the job file");
-        let run = || {
-            let mut command = tidemill();
-            command.arg("stream").arg(&job).args(["--available-now", "--progress", "json"]).stderr(Stdio::null());
-            let start = std::time::Instant::now();
-            let output = command.output().expect("stream");
-            assert!(output.status.success());
-            let lines = String::from_utf8(output.stdout).expect("JSON");
-            let batches = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Value>>();
-            (batches, start.elapsed().as_secs_f64() * 1000.0)
-        };
-        let (batches, _) = run();
-        let third = batches.len() / 3;
-        let of = |batches: &[Value], number: &dyn Fn(&Value) -> f64| {
-            quantile(&mut batches.iter().map(number).collect::<Vec<_>>(), 0.5)
-        };
+        let job = in_batches(&setup, &topic, &select, "");
+        let (batches, _) = run(&job);
         let state =
             |name: &'static str| move |batch: &Value| batch["stateOperators"][0][name].as_f64().expect("a number");
-        let duration = |batch: &Value| batch["durationMs"]["triggerExecution"].as_f64().expect("a number");
-        let at = |batches: &[Value]| (of(batches, &duration), of(batches, &state("numRowsUpdated")));
-        let (first, middle, last) = (at(&batches[1..third]), at(&batches[third..2 * third]), at(&batches[2 * third..]));
-        let (_, restart_ms) = run();
+        let [first, middle, last] = thirds(&batches, &duration_ms);
+        let updated = thirds(&batches, &state("numRowsUpdated"));
+        let (_, restart_ms) = run(&job);
         println!(
             "{keys:8} keys, {} in state: a batch of 20,000 in the first / second / last third: {:.0} / {:.0} / {:.0} ms and \
              {:.0} / {:.0} / {:.0} rows of state written; {:.1} MB of state; start to end of a process with it {restart_ms:.0} ms",
             batches.last().map_or(0.0, state("numRowsTotal")),
-            first.0,
-            middle.0,
-            last.0,
-            first.1,
-            middle.1,
-            last.1,
+            first,
+            middle,
+            last,
+            updated[0],
+            updated[1],
+            updated[2],
             batches.last().map_or(0.0, |batch| {
                 batch["stateOperators"][0]["customMetrics"]["stateFileBytes"].as_f64().expect("a number")
             }) / 1e6,
         );
     }
+}
+
+/// What batches cost that fit a model, in the first and in the last third of all: the history must not matter.
+pub fn learning() {
+    let setup = Setup::new();
+    let topic = unique("bench");
+    fill(&setup, &topic, records());
+    let models = output(&setup, "local");
+    let model = format!(
+        "CREATE MODEL ahead WITH ('target' = 'price', 'horizon' = '10 seconds', 'retrain' = '1 minute', 'holdout' = '300 rows',
+           'minRows' = 60, 'path' = '{models}-models');\n"
+    );
+    let fit = "SELECT window_start, window_end, linreg_fit(sell_price, buy_price, volume, volatility) AS fit
+               FROM TUMBLE(prices, timestamp, INTERVAL '1 day') GROUP BY window_start, window_end";
+    let forecast =
+        "SELECT * FROM ML_FORECAST((SELECT window_end, price, lag(price) OVER (ORDER BY window_end) AS before,
+                      spread FROM (SELECT window_end, last_value(sell_price ORDER BY timestamp) AS price,
+                        max(sell_price) - min(sell_price) AS spread FROM TUMBLE(prices, timestamp, INTERVAL '1 second')
+                        GROUP BY window_start, window_end)),
+                    MODEL ahead, DESCRIPTOR(window_end), DESCRIPTOR(price, before, spread))";
+    for (name, select, more) in [("linreg_fit by day", fit, ""), ("ML_FORECAST of seconds", forecast, &model)] {
+        let job = in_batches(&setup, &topic, select, more);
+        let (batches, _) = run(&job);
+        let [first, middle, last] = thirds(&batches, &duration_ms);
+        let scored = batches.last().and_then(|batch| batch["forecast"]["numForecastsScored"].as_u64()).unwrap_or(0);
+        println!(
+            "{name}: a batch of 20,000 in the first / second / last third: {first:.0} / {middle:.0} / {last:.0} ms; {scored} \
+             forecasts came due"
+        );
+    }
+}
+
+/// A job that reads `topic` in batches of 20,000, with `more` statements.
+fn in_batches(setup: &Setup, topic: &str, select: &str, more: &str) -> PathBuf {
+    let job = job_of(setup, topic, &output(setup, "local"), (EVENT_TIME, "parquet", select));
+    let text = std::fs::read_to_string(&job).expect("the job file");
+    let batches = "startingOffsets = 'earliest', maxOffsetsPerTrigger = '20000'";
+    std::fs::write(&job, text.replace("startingOffsets = 'earliest'", batches) + more).expect("the job file");
+    job
+}
+
+/// The progress of all batches, and the process's time in milliseconds.
+fn run(job: &Path) -> (Vec<Value>, f64) {
+    let mut command = tidemill();
+    command.arg("stream").arg(job).args(["--available-now", "--progress", "json"]).stderr(Stdio::inherit());
+    let start = std::time::Instant::now();
+    let output = command.output().expect("stream");
+    assert!(output.status.success());
+    let lines = String::from_utf8(output.stdout).expect("JSON");
+    let batches = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Value>>();
+    (batches, start.elapsed().as_secs_f64() * 1000.0)
+}
+
+fn duration_ms(batch: &Value) -> f64 {
+    batch["durationMs"]["triggerExecution"].as_f64().expect("a number")
+}
+
+/// Medians of the first, second and last third of all batches but the first one.
+fn thirds(batches: &[Value], number: &dyn Fn(&Value) -> f64) -> [f64; 3] {
+    let third = batches.len() / 3;
+    [&batches[1..third], &batches[third..2 * third], &batches[2 * third..]]
+        .map(|batches| quantile(&mut batches.iter().map(number).collect::<Vec<_>>(), 0.5))
 }

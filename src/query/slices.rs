@@ -13,7 +13,7 @@ use datafusion::{
 use object_store::ObjectStore;
 use parquet::{
     arrow::arrow_reader::{RowSelection, RowSelector},
-    file::metadata::{ParquetMetaData, RowGroupMetaData},
+    file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
 };
 
 /// What is fetched at once, compressed, of all columns that are read.
@@ -21,6 +21,9 @@ use parquet::{
 const SLICE_BYTES: i64 = 8 << 20;
 #[cfg(test)]
 const SLICE_BYTES: i64 = 16 << 10;
+
+/// Every slice of a row group reads its dictionaries anew; no more slices than that they make one in so many bytes.
+const DICTIONARY_SHARE: i64 = 4;
 
 /// `files` in their order, each with large row groups as one for every slice. `columns` are those that are read.
 ///
@@ -68,7 +71,9 @@ fn slices(file: &PartitionedFile, metadata: &ParquetMetaData, columns: &[&str]) 
         let widest = *read.iter().max_by_key(|leaf| row_group.column(**leaf).compressed_size())?;
         let pages = index.get(number)?.get(widest)?.page_locations();
         let (rows, bytes) = (row_group.num_rows(), bytes_of(row_group));
-        let starts = starts(pages.iter().map(|page| page.first_row_index), rows, bytes / SLICE_BYTES + 1);
+        let dictionaries: i64 = read.iter().map(|leaf| dictionary_bytes(row_group.column(*leaf))).sum();
+        let count = (1 + bytes / SLICE_BYTES).min(1 + bytes / (DICTIONARY_SHARE * dictionaries).max(1));
+        let starts = starts(pages.iter().map(|page| page.first_row_index), rows, count);
         for (at, from) in starts.iter().enumerate() {
             let to = starts.get(at + 1).copied().unwrap_or(rows);
             let mut plan = ParquetAccessPlan::new_none(row_groups.len());
@@ -85,6 +90,11 @@ fn slices(file: &PartitionedFile, metadata: &ParquetMetaData, columns: &[&str]) 
         }
     }
     Some(slices)
+}
+
+/// Of its dictionary page, if it has one.
+fn dictionary_bytes(column: &ColumnChunkMetaData) -> i64 {
+    column.dictionary_page_offset().map_or(0, |start| (column.data_page_offset() - start).max(0))
 }
 
 /// Where it begins for DataFusion.

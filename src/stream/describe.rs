@@ -91,6 +91,7 @@ fn spark_type(data_type: &DataType) -> String {
 /// As `open`.
 async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option<&str>) -> Result<String> {
     let plan = QueryPlan::new(job, insert).await?;
+    output::check_apart(job, insert, &plan, checkpoint_location.unwrap_or_default())?;
     let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
     let mut decoded = Vec::new();
     for (source, reads) in plan.sources.iter().zip(plan.batch(clock::now_ms()).await?.reads) {

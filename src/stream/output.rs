@@ -195,11 +195,20 @@ pub fn print(sink: &mut ConsoleSink) -> Result<()> {
     out.flush().map_err(|error| Error::internal("cannot write to the standard output").source_error(error))
 }
 
-/// The dead-letter directory of a query: beside the output, or where `deadLetterPath` says.
+/// The dead-letter directory of a query.
 ///
 /// # Errors
-/// `Invalid` if the sources name different ones; the store's.
+/// As `dead_letter_path`; the store's.
 pub async fn dead_letters(sink: &Table, sources: &[Source], checkpoint: &Checkpoint) -> Result<(Store, FileSink)> {
+    let path = dead_letter_path(sink, sources, checkpoint.url())?;
+    set_aside(plain_table(path, FileFormat::Parquet, Compression::Snappy), dead_letter::schema()).await
+}
+
+/// Where it is: beside the output, or where `deadLetterPath` says.
+///
+/// # Errors
+/// `Invalid` if the sources name different ones.
+fn dead_letter_path(sink: &Table, sources: &[Source], checkpoint_url: &str) -> Result<String> {
     let mut asked: Option<String> = None;
     for source in sources {
         match (&asked, &source.kafka()?.dead_letter_path) {
@@ -211,18 +220,54 @@ pub async fn dead_letters(sink: &Table, sources: &[Source], checkpoint: &Checkpo
             (_, path) => asked = asked.or_else(|| path.clone()),
         }
     }
-    let path = match &sink.connector {
+    let beside_checkpoint = || format!("{checkpoint_url}_dead_letter");
+    Ok(match &sink.connector {
         Connector::File(file) => file
             .dead_letter_path
             .clone()
             .or(asked)
             .unwrap_or_else(|| format!("{}_dead_letter", file.path.trim_end_matches('/'))),
-        Connector::Kafka(kafka) => {
-            kafka.dead_letter_path.clone().or(asked).unwrap_or_else(|| format!("{}_dead_letter", checkpoint.url()))
+        Connector::Kafka(kafka) => kafka.dead_letter_path.clone().or(asked).unwrap_or_else(beside_checkpoint),
+        Connector::Console(_) => asked.unwrap_or_else(beside_checkpoint),
+    })
+}
+
+/// What a query writes beside its rows does not go where rows are: dead letters, late rows, the checkpoint. Where other
+/// files would be taken for rows they would be counted, read and swept as such.
+///
+/// # Errors
+/// `Invalid`, at the table whose path is in the way.
+pub fn check_apart(job: &Job, insert: &Insert, plan: &QueryPlan, checkpoint_url: &str) -> Result<()> {
+    let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
+    let clean = |path: &str| path.trim_end_matches('/').to_owned();
+    let mut aside = vec![("dead letters", clean(&dead_letter_path(sink, &plan.sources, checkpoint_url)?))];
+    if plan.windowed {
+        aside.push(("late rows", clean(&late_path(sink, checkpoint_url))));
+    }
+    for table in job.inserts.iter().filter_map(|insert| job.table(&insert.target)) {
+        let Connector::File(file) = &table.connector else { continue };
+        let refuse = |what: &str, path: &str| {
+            let message = format!("the path '{}' of '{}' is where the {what} of '{}' go", path, table.name, sink.name);
+            Err(Error::invalid(message).at(table.place_of("path")))
+        };
+        if let Some((what, path)) = aside.iter().find(|(_, path)| *path == clean(&file.path)) {
+            return refuse(what, path).map_err(|error| error.help("give each its own directory"));
         }
-        Connector::Console(_) => asked.unwrap_or_else(|| format!("{}_dead_letter", checkpoint.url())),
-    };
-    set_aside(plain_table(path, FileFormat::Parquet, Compression::Snappy), dead_letter::schema()).await
+        // Hidden names are nobody's rows.
+        let below = clean(checkpoint_url).strip_prefix(&clean(&file.path)).map(str::to_owned);
+        let is_seen = |rest: &str| {
+            rest.is_empty() || (rest.starts_with('/') && !rest.split('/').any(|name| name.starts_with(['_', '.'])))
+        };
+        if below.is_some_and(|rest| is_seen(&rest)) {
+            return Err(Error::invalid(format!(
+                "the checkpoint of '{}' is in the path '{}' of '{}'",
+                sink.name, file.path, table.name
+            ))
+            .at(sink.place_of("checkpointLocation"))
+            .help("put it beside the path, or below it under a name that begins with _"));
+        }
+    }
+    Ok(())
 }
 
 /// The path of the directory of the rows that came too late: beside the output, for other sinks beside the checkpoint.

@@ -73,6 +73,7 @@ impl StreamingQuery {
     /// Every refusal that can be made before the first batch.
     pub async fn open(job: &Job, insert: &Insert, checkpoint_location: &str, reset: bool) -> Result<Self> {
         let plan = QueryPlan::new(job, insert).await?;
+        output::check_apart(job, insert, &plan, checkpoint_location)?;
         let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
         let inputs = Inputs::open(&plan).await?;
         let checkpoint = Checkpoint::open(Store::open(checkpoint_location).await?).await?;

@@ -214,3 +214,41 @@ async fn an_output_with_a_log_is_not_written_without_it() {
     job.run();
     assert_eq!(job.logged_lines().await.len(), 20);
 }
+
+/// What is written beside the rows must not be taken for rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_where_other_files_of_the_job_go_is_refused() {
+    let columns = "id BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts";
+    let select = "SELECT window_end, count(*) AS n FROM TUMBLE(prices, ts, INTERVAL '1 minute') GROUP BY window_start, window_end";
+    let with = |suffix: &str, checkpoint: &str| {
+        let job = TestJob::new(None, &JobText { columns, select, ..JobText::default() });
+        let other = format!(
+            "CREATE TABLE other WITH (connector = 'file', path = '{0}{suffix}/', format = 'csv',\n  \
+             checkpointLocation = '{0}{checkpoint}');\nINSERT INTO other SELECT id FROM prices;\n",
+            job.output
+        );
+        std::fs::write(&job.file, std::fs::read_to_string(&job.file).unwrap() + &other).unwrap();
+        send(&job.topic, 0, &prices(0..1).0);
+        job
+    };
+    for (suffix, checkpoint, expected) in [
+        ("_dead_letter", "_cp", "dead letters of 'stored'"),
+        ("_late", "_cp", "late rows of 'stored'"),
+        ("_other", "_other/cp", "the checkpoint of 'other' is in the path"),
+        ("_other", "/cp", "the checkpoint of 'other' is in the path"),
+    ] {
+        let job = with(suffix, checkpoint);
+        for arguments in [&["--available-now"][..], &["--dry-run"]] {
+            let (code, error) = job.fails(arguments);
+            assert!(code == 2, "{error}");
+            assert_all(&error, &[expected, "job.sql:", "help:"]);
+        }
+        assert!(!std::path::Path::new(&job.output).exists());
+    }
+    // A hidden name is nobody's rows; and without windows there are no late rows.
+    with("_other", "_other/_cp").run();
+    let job = with("_late", "_cp");
+    std::fs::write(&job.file, std::fs::read_to_string(&job.file).unwrap().replace(select, "SELECT id FROM prices"))
+        .unwrap();
+    job.run();
+}

@@ -226,17 +226,6 @@ fn settle(mut query: Query, above: (&'static str, &'static str, &'static str, u8
         // What keeps sessions apart has to be grouped by.
         query.key = "symbol";
     }
-    // DataFusion's push_down_leaf_projections fails beside w['start'] on what is there twice, also as a part.
-    query.aggregates.retain(|aggregate| aggregate != "count(*)");
-    let inner = |aggregate: &String| {
-        let inside = aggregate.strip_prefix("coalesce(").and_then(|rest| rest.strip_suffix(", -1)"));
-        inside.unwrap_or(aggregate).to_owned()
-    };
-    query.aggregates.sort_by_key(inner);
-    query.aggregates.dedup_by_key(|aggregate| inner(aggregate));
-    if query.aggregates.is_empty() {
-        query.aggregates.push("max(id)".to_owned());
-    }
     let is_session = matches!(query.window, Window::Session);
     query.above = match above.3 {
         0..4 => above.0,
