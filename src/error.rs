@@ -200,6 +200,10 @@ impl From<datafusion::error::DataFusionError> for Error {
                 .help("raise --memory-limit, or read fewer columns or rows at a time"),
             D::ArrowError(inner, _) => Error::new(ErrorKind::BadRecord, inner.to_string())
                 .help("TRY_CAST gives NULL where CAST fails, NULLIF(x, 0) avoids a division by zero"),
+            D::NotImplemented(text) if text.contains("Conflicting ordering requirements") => Error::unsupported(
+                "aggregates that put rows together, as string_agg and array_agg, with another ORDER BY each",
+            )
+            .help("give them the same ORDER BY, or compute each in a query of its own"),
             D::NotImplemented(text) => Error::unsupported(text),
             D::Internal(text) => Error::internal(text),
             other => Error::invalid(other.strip_backtrace()),

@@ -94,7 +94,8 @@ async fn describe_insert(job: &Job, insert: &Insert, checkpoint_location: Option
     output::check_apart(job, insert, &plan, checkpoint_location.unwrap_or_default())?;
     let sink = job.table(&insert.target).ok_or_else(|| Error::internal("the INSERT's table is gone"))?;
     let mut decoded = Vec::new();
-    for (source, reads) in plan.sources.iter().zip(plan.batch(clock::now_ms()).await?.reads) {
+    let batch = plan.batch(clock::now_ms()).await.map_err(|error| error.at(insert.place.clone()))?;
+    for (source, reads) in plan.sources.iter().zip(batch.reads) {
         RecordDecoder::new(&source.table.columns, &reads.projection, &source.kafka()?.decode)?;
         let names = reads.projection.iter().map(|index| source.table.columns[*index].name.as_str());
         decoded.push(names.collect::<Vec<_>>().join(", "));

@@ -83,7 +83,10 @@ impl StreamingQuery {
         }
         let (dead_letter_store, dead_letter_sink) = output::dead_letters(sink, &plan.sources, &checkpoint).await?;
         let windows = match plan.windowed {
-            true => Some(Windows::open(&plan, sink, &checkpoint).await?),
+            true => {
+                let opened = Windows::open(&plan, sink, &checkpoint).await;
+                Some(opened.map_err(|error| error.at(insert.place.clone()))?)
+            }
             false => None,
         };
         let mut query = Self {

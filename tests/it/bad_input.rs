@@ -252,3 +252,20 @@ async fn a_path_where_other_files_of_the_job_go_is_refused() {
         .unwrap();
     job.run();
 }
+
+/// DataFusion cannot put rows together in two orders at once: that is said before the first batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_orders_in_one_aggregate_are_refused_at_the_start() {
+    let columns = "id BIGINT, ts TIMESTAMP, price DOUBLE, WATERMARK FOR ts AS ts";
+    let select = "SELECT window_start, window_end, string_agg(CAST(id AS STRING), ',' ORDER BY ts) AS a,
+      string_agg(CAST(id AS STRING), ',' ORDER BY price) AS b
+      FROM TUMBLE(prices, ts, INTERVAL '1 minute') GROUP BY window_start, window_end";
+    let job = TestJob::new(None, &JobText { columns, select, ..JobText::default() });
+    send(&job.topic, 0, &prices(0..1).0);
+    for arguments in [&["--available-now"][..], &["--dry-run"]] {
+        let (code, error) = job.fails(arguments);
+        assert!(code == 2, "{error}");
+        assert_all(&error, &["another ORDER BY each", "job.sql:5:1", "help: give them the same ORDER BY"]);
+    }
+    assert!(!std::path::Path::new(&job.output).exists());
+}
