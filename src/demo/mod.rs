@@ -72,6 +72,7 @@ pub async fn demo(options: &DemoOptions, stop: &CancellationToken) -> Result<()>
     done.cancel();
     let totals = stream.await.map_err(|error| Error::internal("the stream's task died").source_error(error))??;
     told?;
+    story::forecasts_in_all(&options.directory);
     story::ledger(&totals, sent);
     story::verdict(&verify(&job).await?)?;
     story::query_and_model(&options.directory).await?;

@@ -123,25 +123,37 @@ struct Forecasts {
 impl Forecasts {
     /// How far off it is, whenever so many more forecasts could be held against the truth.
     fn tell(&mut self, directory: &Path) {
-        let Some(line) = last_progress(directory, "demo.forecasts") else { return };
-        let forecast = &line["forecast"];
-        let (scored, error) = (forecast["numForecastsScored"].as_u64().unwrap_or(0), &forecast["prequential"]);
-        if scored < self.told + FORECASTS_PER_LINE {
-            return;
+        if let Some((scored, said)) = forecasts(directory)
+            && scored >= self.told + FORECASTS_PER_LINE
+        {
+            self.told = scored;
+            println!("{said}");
         }
-        self.told = scored;
-        let by = match forecast["version"].as_u64() {
-            Some(version) if version > 0 => format!("version {version}"),
-            _ => "the naive forecast".to_owned(),
-        };
-        let number = |name: &str| error[name].as_f64().unwrap_or(f64::NAN);
-        println!(
-            "model   {scored} forecasts came due: RMSE {:.2}, that of no change {:.2}, skill {:.3}; {by} serves",
-            number("rmse"),
-            number("naiveRmse"),
-            number("skill"),
-        );
     }
+}
+
+/// How far off the model was that learned, when the stream has ended.
+pub fn forecasts_in_all(directory: &Path) {
+    if let Some((_, said)) = forecasts(directory) {
+        println!("{said}");
+    }
+}
+
+/// How many forecasts could be held against the truth, and what came of it; `None` if there are none.
+fn forecasts(directory: &Path) -> Option<(u64, String)> {
+    let line = last_progress(directory, "demo.forecasts")?;
+    let forecast = &line["forecast"];
+    let scored = forecast["numForecastsScored"].as_u64().filter(|scored| *scored > 0)?;
+    let by = match forecast["version"].as_u64() {
+        Some(version) if version > 0 => format!("version {version}"),
+        _ => "the naive forecast".to_owned(),
+    };
+    let number = |name: &str| forecast["prequential"][name].as_f64().unwrap_or(f64::NAN);
+    let [rmse, naive, skill] = ["rmse", "naiveRmse", "skill"].map(number);
+    let said = format!(
+        "model   {scored} forecasts came due: RMSE {rmse:.2}, that of no change {naive:.2}, skill {skill:.3}; {by} serves"
+    );
+    Some((scored, said))
 }
 
 /// The newest progress of a query, from the job's log.

@@ -22,8 +22,8 @@ const SLICE_BYTES: i64 = 8 << 20;
 #[cfg(test)]
 const SLICE_BYTES: i64 = 16 << 10;
 
-/// Every slice of a row group reads its dictionaries anew; no more slices than that they make one in so many bytes.
-const DICTIONARY_SHARE: i64 = 4;
+/// A slice reads the dictionaries of its row group anew, so it has about so many times their bytes, or more.
+const DICTIONARY_TIMES: i64 = 2;
 
 /// `files` in their order, each with large row groups as one for every slice. `columns` are those that are read.
 ///
@@ -72,7 +72,7 @@ fn slices(file: &PartitionedFile, metadata: &ParquetMetaData, columns: &[&str]) 
         let pages = index.get(number)?.get(widest)?.page_locations();
         let (rows, bytes) = (row_group.num_rows(), bytes_of(row_group));
         let dictionaries: i64 = read.iter().map(|leaf| dictionary_bytes(row_group.column(*leaf))).sum();
-        let count = (1 + bytes / SLICE_BYTES).min(1 + bytes / (DICTIONARY_SHARE * dictionaries).max(1));
+        let count = (1 + bytes / SLICE_BYTES).min(1 + bytes / (DICTIONARY_TIMES * dictionaries).max(1));
         let starts = starts(pages.iter().map(|page| page.first_row_index), rows, count);
         for (at, from) in starts.iter().enumerate() {
             let to = starts.get(at + 1).copied().unwrap_or(rows);
