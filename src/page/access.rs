@@ -97,10 +97,10 @@ impl Access {
         self.digest.as_ref().is_some_and(|expected| are_equal(&self::digest(token), expected))
     }
 
-    /// The header that lets a browser in from now on.
+    /// The header that lets a browser in from now on. Nothing here changes anything, so a link from elsewhere may lead here.
     pub(super) fn set_cookie(&self) -> String {
         let value = self.digest.as_deref().unwrap_or_default();
-        format!("{}={value}; Path=/; HttpOnly; SameSite=Strict", self.cookie)
+        format!("{}={value}; Path=/; HttpOnly; SameSite=Lax", self.cookie)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
-/// Keeps `max` items: the newest half whole, and as many of all that were before it, evenly.
+use crate::stream::Thinned;
+
+/// Keeps `max` items: the newest half whole, and up to as many of all that were before it, chosen by chance.
 #[derive(Debug)]
 pub(super) struct History<T> {
-    /// One in `every`.
     old: Vec<(u64, T)>,
-    every: u64,
+    thinned: Thinned,
     fresh: VecDeque<(u64, T)>,
     max: usize,
     pushed: u64,
@@ -16,7 +17,7 @@ pub(super) struct History<T> {
 impl<T> History<T> {
     /// `max` is at least 4.
     pub fn new(max: usize) -> Self {
-        Self { old: Vec::new(), every: 1, fresh: VecDeque::new(), max, pushed: 0 }
+        Self { old: Vec::new(), thinned: Thinned::default(), fresh: VecDeque::new(), max, pushed: 0 }
     }
 
     pub fn push(&mut self, item: T) {
@@ -30,14 +31,14 @@ impl<T> History<T> {
     }
 
     fn remember(&mut self, number: u64, item: T) {
-        if !number.is_multiple_of(self.every) {
+        if !self.thinned.keeps(number) {
             return;
         }
         self.old.push((number, item));
-        if self.old.len() > self.max / 2 {
-            self.every *= 2;
-            let every = self.every;
-            self.old.retain(|(number, _)| number.is_multiple_of(every));
+        while self.old.len() > self.max / 2 {
+            self.thinned.halve();
+            let thinned = self.thinned;
+            self.old.retain(|(number, _)| thinned.keeps(*number));
         }
     }
 
@@ -60,16 +61,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_half_is_whole_and_what_was_before_it_is_even() {
-        let mut history = History::new(16);
-        for number in 0..1_000 {
+    fn the_newest_half_is_whole_and_what_was_before_it_is_there_in_parts() {
+        let mut history = History::new(200);
+        for number in 0..10_000 {
             history.push(number);
         }
         let all: Vec<i32> = history.since(&mut 0).copied().collect();
-        assert!(all.len() >= 12 && all.len() <= 16, "{all:?}");
-        let (old, fresh) = all.split_at(all.len() - 8);
-        assert_eq!(fresh, (992..1_000).collect::<Vec<_>>());
-        assert!(old[0] == 0 && old.windows(2).all(|two| two[1] - two[0] == old[1]), "{all:?}");
+        assert!(all.len() > 120 && all.len() <= 200 && all.is_sorted(), "{all:?}");
+        let (old, fresh) = all.split_at(all.len() - 100);
+        assert_eq!(fresh, (9_900..10_000).collect::<Vec<_>>());
+        // Of each quarter, and of each of two series that take turns.
+        assert!((0..4).all(|part| old.iter().any(|it| it / 2_475 == part)), "{old:?}");
+        assert!((0..2).all(|part| old.iter().filter(|it| **it % 2 == part).count() > 4), "{old:?}");
     }
 
     #[test]

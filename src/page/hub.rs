@@ -1,17 +1,14 @@
 //! Hears of every batch and keeps the newest of everything, for whoever looks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Mutex, PoisonError},
 };
 
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::{
-    history::History,
-    query::{QueryView, Seen},
-};
+use super::query::{QueryView, Seen};
 use crate::{
     checkpoint::Ledger,
     clock,
@@ -35,7 +32,9 @@ pub struct Hub {
 #[derive(Debug)]
 struct State {
     queries: BTreeMap<String, QueryView>,
-    log: History<Value>,
+    /// The newest, with their numbers.
+    log: VecDeque<(u64, Value)>,
+    logged: u64,
 }
 
 /// What a reader has seen.
@@ -49,7 +48,7 @@ pub(super) struct Cursor {
 impl Hub {
     /// For the job of this name.
     pub fn new(job: &str) -> Self {
-        let state = State { queries: BTreeMap::new(), log: History::new(LOG_MAX) };
+        let state = State { queries: BTreeMap::new(), log: VecDeque::new(), logged: 0 };
         let changes = watch::Sender::new(0);
         Self { job: job.to_owned(), started_ms: clock::now_ms(), state: Mutex::new(state), changes }
     }
@@ -67,6 +66,9 @@ impl Hub {
             let seen = cursor.queries.entry(name.clone()).or_default();
             queries.insert(name.clone(), query.since(seen));
         }
+        let first = state.log.partition_point(|(number, _)| *number < cursor.log);
+        let log: Vec<&Value> = state.log.range(first..).map(|(_, entry)| entry).collect();
+        cursor.log = state.logged;
         let reset = !std::mem::replace(&mut cursor.has_begun, true);
         json!({
             "reset": reset,
@@ -75,7 +77,7 @@ impl Hub {
             "startedMs": self.started_ms,
             "nowMs": clock::now_ms(),
             "queries": queries,
-            "log": state.log.since(&mut cursor.log).cloned().collect::<Vec<_>>(),
+            "log": log,
         })
     }
 
@@ -87,7 +89,12 @@ impl Hub {
 
 impl State {
     fn note(&mut self, query: &str, what: &str, details: &Value) {
-        self.log.push(json!({"ms": clock::now_ms(), "query": query, "what": what, "details": details}));
+        if self.log.len() >= LOG_MAX {
+            self.log.pop_front();
+        }
+        let entry = json!({"ms": clock::now_ms(), "query": query, "what": what, "details": details});
+        self.log.push_back((self.logged, entry));
+        self.logged += 1;
     }
 }
 
@@ -108,6 +115,23 @@ impl QueryListener for Hub {
                 view.recovered(totals);
             }
         });
+    }
+
+    fn began(&self, query: &str) {
+        self.change(|state| {
+            if let Some(view) = state.queries.get_mut(query) {
+                view.began();
+            }
+        });
+    }
+
+    fn idle(&self, query: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = state.queries.get_mut(query).is_some_and(QueryView::idle);
+        drop(state);
+        if is_new {
+            self.change(|_| {});
+        }
     }
 
     fn progress(&self, progress: &QueryProgress, json: &Value) {

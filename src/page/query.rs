@@ -13,6 +13,8 @@ use crate::{
 
 /// One point of the charts of rates is at least so long.
 const POINT_MS: i64 = 1_000;
+/// After so long without a batch the rate is zero in between.
+const GAP_MS: i64 = 10_000;
 const POINTS_MAX: usize = 900;
 /// Rows that are kept of the output, and values of them, at most.
 const ROWS_MAX: usize = 1_000;
@@ -25,16 +27,29 @@ const SCORED_MAX: usize = 1_000;
 pub(super) struct QueryView {
     sink: String,
     state: State,
+    activity: Activity,
     /// Of all batches that are committed.
     totals: Ledger,
     /// Spark's JSON of the last batch.
     progress: Value,
     /// `[end, rows per second, milliseconds per batch, offsets behind, rows in state, watermark]`.
     points: History<Value>,
+    /// Up to where they go.
+    until_ms: i64,
     pending: Pending,
     columns: Vec<(String, &'static str)>,
     rows: History<Vec<Value>>,
     forecast: Option<ForecastView>,
+}
+
+/// What it does, and since when, milliseconds.
+#[derive(Debug, Clone, Copy)]
+enum Activity {
+    /// Between two batches.
+    Waits,
+    Runs(i64),
+    /// There is nothing to read.
+    Idles(i64),
 }
 
 #[derive(Debug)]
@@ -45,13 +60,14 @@ enum State {
 }
 
 /// Batches that no point has yet.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Pending {
-    since_ms: i64,
     batches: u64,
     rows: u64,
     busy_ms: u64,
-    /// What the last of them said: offsets behind, rows in state, watermark.
+    /// The end of the last of them.
+    end_ms: i64,
+    /// What it said: offsets behind, rows in state, watermark.
     last: (u64, u64, Option<i64>),
 }
 
@@ -79,10 +95,12 @@ impl QueryView {
         Self {
             sink: sink.to_owned(),
             state: State::Running,
+            activity: Activity::Waits,
             totals: Ledger::default(),
             progress: Value::Null,
             points: History::new(POINTS_MAX),
-            pending: Pending { since_ms: clock::now_ms(), batches: 0, rows: 0, busy_ms: 0, last: (0, 0, None) },
+            until_ms: clock::now_ms(),
+            pending: Pending::default(),
             columns: Vec::new(),
             rows: History::new(ROWS_MAX),
             forecast: None,
@@ -97,13 +115,8 @@ impl QueryView {
     pub fn batch(&mut self, progress: &QueryProgress, json: &Value) -> Vec<Value> {
         self.totals = progress.totals;
         self.progress = json.clone();
-        let watermark = progress.windows.as_ref().map(|windows| windows.watermark_ms);
-        self.pending.batches += 1;
-        self.pending.rows += progress.ledger.consumed;
-        self.pending.busy_ms += progress.durations.trigger_execution;
-        self.pending.last =
-            (progress.behind(), progress.totals.in_state(), watermark.filter(|ms| *ms != NO_WATERMARK_MS));
-        self.close_point(clock::now_ms());
+        self.activity = Activity::Waits;
+        self.add_to_points(progress, clock::now_ms());
         if let Some(sample) = &progress.sample {
             self.add_rows(sample);
         }
@@ -111,17 +124,53 @@ impl QueryView {
         forecast.map_or_else(Vec::new, |forecast| self.forecast(&forecast.to_json(), forecast.recent_json()))
     }
 
-    /// Batches become a point when it is long enough.
-    fn close_point(&mut self, now_ms: i64) {
-        let Pending { since_ms, batches, rows, busy_ms, last: (behind, in_state, watermark_ms) } = self.pending;
-        let elapsed_ms = now_ms - since_ms;
-        if batches == 0 || elapsed_ms < POINT_MS {
+    pub fn began(&mut self) {
+        self.activity = Activity::Runs(clock::now_ms());
+    }
+
+    /// True if that is new.
+    pub fn idle(&mut self) -> bool {
+        let is_new = !matches!(self.activity, Activity::Idles(_));
+        if is_new {
+            self.activity = Activity::Idles(clock::now_ms());
+        }
+        is_new
+    }
+
+    /// A point is closed at the end of a batch, so that it does not matter when somebody looks.
+    fn add_to_points(&mut self, progress: &QueryProgress, end_ms: i64) {
+        let busy_ms = progress.durations.trigger_execution;
+        let start_ms = end_ms - i64::try_from(busy_ms).unwrap_or(0);
+        let last_ms = self.pending.end_ms.max(self.until_ms);
+        if start_ms - last_ms > GAP_MS {
+            self.close_point();
+            self.points.push(json!([last_ms + 1, 0, null, null, null, null]));
+            self.points.push(json!([start_ms - 1, 0, null, null, null, null]));
+            self.until_ms = start_ms;
+        }
+        let watermark_ms = progress.windows.as_ref().map(|windows| windows.watermark_ms);
+        self.pending.batches += 1;
+        self.pending.rows += progress.ledger.consumed;
+        self.pending.busy_ms += busy_ms;
+        self.pending.end_ms = end_ms;
+        self.pending.last =
+            (progress.behind(), progress.totals.in_state(), watermark_ms.filter(|ms| *ms != NO_WATERMARK_MS));
+        if end_ms - self.until_ms >= POINT_MS {
+            self.close_point();
+        }
+    }
+
+    /// Rows per second of the clock, from the point before to the end of the last batch, but of one second at least.
+    fn close_point(&mut self) {
+        let Pending { batches, rows, busy_ms, end_ms, last: (behind, in_state, watermark_ms) } = self.pending;
+        if batches == 0 {
             return;
         }
-        let rate = rows as f64 * 1e3 / elapsed_ms as f64;
+        let rate = rows as f64 * 1e3 / (end_ms - self.until_ms).max(POINT_MS) as f64;
         let batch_ms = busy_ms as f64 / batches as f64;
-        self.points.push(json!([now_ms, rate, batch_ms, behind, in_state, watermark_ms]));
-        self.pending = Pending { since_ms: now_ms, batches: 0, rows: 0, busy_ms: 0, ..self.pending };
+        self.points.push(json!([end_ms, rate, batch_ms, behind, in_state, watermark_ms]));
+        self.until_ms = end_ms;
+        self.pending = Pending { batches: 0, rows: 0, busy_ms: 0, ..self.pending };
     }
 
     fn add_rows(&mut self, sample: &RowSample) {
@@ -170,7 +219,11 @@ impl QueryView {
 
     /// Who has seen nothing gets what does not change, too.
     pub fn since(&mut self, seen: &mut Seen) -> Value {
-        self.close_point(clock::now_ms());
+        let now_ms = clock::now_ms();
+        if now_ms - self.pending.end_ms > 2 * POINT_MS {
+            // No batch has come that would do it.
+            self.close_point();
+        }
         let mut view = Map::new();
         let mut put = |key: &str, value: Value| view.insert(key.to_owned(), value);
         put("sink", json!(self.sink));
@@ -182,6 +235,14 @@ impl QueryView {
         put("state", json!(state));
         put("failure", json!(failure));
         put("help", json!(help));
+        let (activity, since_ms) = match self.activity {
+            Activity::Waits => ("waits", None),
+            Activity::Runs(since_ms) => ("runs", Some(since_ms)),
+            Activity::Idles(since_ms) => ("idles", Some(since_ms)),
+        };
+        put("activity", json!(activity));
+        put("activityMs", json!(since_ms.map(|since_ms| now_ms - since_ms)));
+        put("behind", json!(self.pending.last.0));
         put("totals", json!(self.totals));
         put("inState", json!(self.totals.in_state()));
         put("equation", json!(self.totals.equation()));

@@ -6,7 +6,7 @@ use axum::{
     Form, Router,
     extract::{DefaultBodyLimit, Path, Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{
         Html, IntoResponse, Redirect, Response,
         sse::{Event, KeepAlive, Sse},
@@ -44,6 +44,11 @@ const EVENT_INTERVAL: Duration = Duration::from_millis(250);
 const HEADERS_WITHIN: Duration = Duration::from_secs(20);
 /// Bytes of a form.
 const FORM_BYTES_MAX: usize = 1 << 10;
+/// How long it may take to arrive.
+const FORM_WITHIN: Duration = Duration::from_secs(10);
+/// A reader that takes nothing of what was sent is given up after this time.
+#[cfg(target_os = "linux")]
+const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// After a wrong token.
 const WRONG_TOKEN_PAUSE: Duration = Duration::from_secs(1);
 /// How long readers get, at the end, to hear of it.
@@ -185,6 +190,10 @@ async fn accept(listener: TcpListener, app: Router, connections: Arc<Semaphore>,
 }
 
 async fn serve(stream: TcpStream, app: Router, closing: CancellationToken, permit: OwnedSemaphorePermit) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(STALLED_AFTER)) {
+        tracing::debug!(%error, "a reader that stalls is not given up");
+    }
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
@@ -218,7 +227,7 @@ fn router(shared: Shared) -> Router {
         .layer(from_fn_with_state(shared.clone(), guard));
     Router::new()
         .merge(guarded)
-        .route("/login", post(login))
+        .route("/login", post(login).get(|| async { Redirect::to("./") }).layer(from_fn(in_time)))
         .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
         .layer(axum::middleware::map_response(with_headers))
         .with_state(shared)
@@ -251,6 +260,14 @@ async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Re
     }
 }
 
+/// A form that does not come must not hold a connection.
+async fn in_time(request: Request, next: Next) -> Response {
+    tokio::select! {
+        response = next.run(request) => response,
+        () = clock::sleep(FORM_WITHIN) => (StatusCode::REQUEST_TIMEOUT, "the form did not come\n").into_response(),
+    }
+}
+
 #[derive(Deserialize)]
 struct Login {
     token: String,
@@ -258,7 +275,7 @@ struct Login {
 
 async fn login(State(shared): State<Shared>, Form(login): Form<Login>) -> Response {
     if shared.access.is_token(login.token.trim()) {
-        return ([(header::SET_COOKIE, shared.access.set_cookie())], Redirect::to("/")).into_response();
+        return ([(header::SET_COOKIE, shared.access.set_cookie())], Redirect::to("./")).into_response();
     }
     clock::sleep(WRONG_TOKEN_PAUSE).await;
     let page = LOGIN.replace("<!-- note -->", "<p class=\"failure\">That is not the token.</p>");

@@ -1,6 +1,6 @@
 //! Every INSERT of a job file as a query of its own, started, watched and stopped together.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -101,20 +101,23 @@ async fn run_all(
     reporter: &Arc<Reporter>,
 ) -> Result<Vec<(String, Ledger)>> {
     let stop = stop.child_token();
-    let mut tasks = JoinSet::new();
+    let (mut tasks, mut names) = (JoinSet::new(), HashMap::new());
     for query in queries {
         let (stop, reporter, name) = (stop.clone(), Arc::clone(reporter), query.name.clone());
         reporter.started(&name, &query.sink());
-        tasks.spawn(async move {
-            let result = query.run(trigger, &stop, &reporter).await;
-            reporter.ended(&name, result.as_ref().err());
-            result.map(|totals| (name, totals))
-        });
+        let running = name.clone();
+        let task = tasks.spawn(async move { (name, query.run(trigger, &stop, &reporter).await) });
+        names.insert(task.id(), running);
     }
     let (mut totals, mut failure) = (Vec::new(), None);
     while let Some(joined) = tasks.join_next().await {
-        match joined.unwrap_or_else(|error| Err(Error::internal("a query's task died").source_error(error))) {
-            Ok(done) => totals.push(done),
+        let (name, result) = joined.unwrap_or_else(|error| {
+            let name = names.remove(&error.id()).unwrap_or_default();
+            (name, Err(Error::internal("a query's task died").source_error(error)))
+        });
+        reporter.ended(&name, result.as_ref().err());
+        match result {
+            Ok(done) => totals.push((name, done)),
             Err(error) if failure.is_none() => {
                 stop.cancel();
                 failure = Some(error);

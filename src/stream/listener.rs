@@ -20,6 +20,12 @@ pub trait QueryListener: Debug + Send + Sync {
     /// It knows where it stands: `totals` are of all batches that are committed.
     fn recovered(&self, _query: &str, _totals: &Ledger) {}
 
+    /// A batch begins.
+    fn began(&self, _query: &str) {}
+
+    /// There is nothing to read; said again and again.
+    fn idle(&self, _query: &str) {}
+
     /// A batch is committed; `json` is Spark's progress of it.
     fn progress(&self, progress: &QueryProgress, json: &Value);
 

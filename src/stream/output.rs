@@ -145,8 +145,12 @@ impl BatchWriter<'_> {
     /// # Errors
     /// The sink's.
     pub async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
-        if let Some(sampler) = &mut self.sampler {
-            sampler.add(rows)?;
+        if let Some(sampler) = &mut self.sampler
+            && let Err(error) = sampler.add(rows)
+        {
+            // Who looks on must not stop a job.
+            tracing::warn!(%error, "these rows cannot be shown");
+            self.sampler = None;
         }
         match &mut self.to {
             SinkWriter::File(writer) => writer.write(rows).await,

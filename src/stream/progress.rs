@@ -304,8 +304,14 @@ impl Reporter {
         }
     }
 
+    /// A batch begins.
+    pub fn began(&self, query: &str) {
+        self.listeners.iter().for_each(|listener| listener.began(query));
+    }
+
     /// Nothing to read.
     pub fn idle(&self, query: &str) {
+        self.listeners.iter().for_each(|listener| listener.idle(query));
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bar) = state.get(query).and_then(|shown| shown.bar.as_ref()) {
             bar.tick();

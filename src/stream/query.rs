@@ -289,6 +289,7 @@ impl StreamingQuery {
     /// Runs and commits the batch whose offsets are announced.
     async fn run_one(&mut self, entry: &OffsetEntry, mut progress: QueryProgress, reporter: &Reporter) -> Result<()> {
         let whole = Stopwatch::start();
+        reporter.began(&self.name);
         let batch = self.next_batch;
         let ends = inputs::per_source(entry.ends.clone(), self.inputs.count())?;
         let starts = self.inputs.positions();

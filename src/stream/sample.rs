@@ -1,4 +1,4 @@
-//! Some of the rows that a batch writes, for people to look at: every n-th, and the last one.
+//! Some of the rows that a batch writes, for people to look at: one in so many, and the last one.
 
 use std::sync::Arc;
 
@@ -31,19 +31,40 @@ pub struct RowSample {
 }
 
 /// Takes rows as they are written and thins out those that it has, so that it never has many.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sampler {
-    sample: RowSample,
-    /// One row in so many is kept.
-    every: u64,
+    schema: Option<SchemaRef>,
+    /// With their numbers.
+    kept: Vec<(u64, Vec<Value>)>,
+    thinned: Thinned,
     seen: u64,
     last: Option<Vec<Value>>,
 }
 
-impl Default for Sampler {
-    fn default() -> Self {
-        Self { sample: RowSample::default(), every: 1, seen: 0, last: None }
+/// Which items of a series are kept: one in so many, chosen by a hash of its number. Every n-th would be those of one key
+/// alone, where several take turns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Thinned {
+    halvings: u32,
+}
+
+impl Thinned {
+    /// Is the item of this number kept?
+    pub fn keeps(self, number: u64) -> bool {
+        mix(number).trailing_zeros() >= self.halvings
     }
+
+    /// Keeps half of the items from now on.
+    pub fn halve(&mut self) {
+        self.halvings += 1;
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood 2014): each bit depends on all; 0 stays 0.
+fn mix(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }
 
 impl Sampler {
@@ -59,35 +80,27 @@ impl Sampler {
         let shown: Vec<usize> = (0..rows.num_columns().min(SAMPLE_COLUMNS_MAX)).collect();
         let rows = rows.project(&shown)?;
         let cells = Cells::of(&rows)?;
-        let mut next = self.seen.next_multiple_of(self.every);
-        while next < self.seen + count {
-            self.sample.rows.push(cells.row((next - self.seen) as usize)?);
-            if self.sample.rows.len() > SAMPLE_ROWS_MAX {
-                self.thin_out();
+        for (row, number) in (self.seen..self.seen + count).enumerate() {
+            if !self.thinned.keeps(number) {
+                continue;
             }
-            next = (next + 1).next_multiple_of(self.every);
+            self.kept.push((number, cells.row(row)?));
+            while self.kept.len() > SAMPLE_ROWS_MAX {
+                self.thinned.halve();
+                let thinned = self.thinned;
+                self.kept.retain(|(number, _)| thinned.keeps(*number));
+            }
         }
-        let is_kept = (self.seen + count - 1).is_multiple_of(self.every);
-        self.last = if is_kept { None } else { Some(cells.row(rows.num_rows() - 1)?) };
         self.seen += count;
-        self.sample.schema = Some(rows.schema());
+        let is_kept = self.kept.last().is_some_and(|(number, _)| number + 1 == self.seen);
+        self.last = if is_kept { None } else { Some(cells.row(rows.num_rows() - 1)?) };
+        self.schema = Some(rows.schema());
         Ok(())
     }
 
-    /// Keeps every other row, and of those to come.
-    fn thin_out(&mut self) {
-        let mut place = 0;
-        self.sample.rows.retain(|_| {
-            place += 1;
-            place % 2 == 1
-        });
-        self.every *= 2;
-    }
-
     /// What was kept.
-    pub fn finish(mut self) -> RowSample {
-        self.sample.rows.extend(self.last);
-        self.sample
+    pub fn finish(self) -> RowSample {
+        RowSample { schema: self.schema, rows: self.kept.into_iter().map(|(_, row)| row).chain(self.last).collect() }
     }
 }
 
@@ -211,14 +224,18 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_are_all_kept_and_many_are_thinned_out_evenly() {
+    fn few_rows_are_all_kept_and_many_are_thinned_out_alike() {
         assert_eq!(sampled(&[]), [0; 0]);
         assert_eq!(sampled(&[0, 3, 3, 64]), (0..64).collect::<Vec<_>>());
         let kept = sampled(&[1_000_000]);
-        assert!(kept.len() > SAMPLE_ROWS_MAX / 2 && kept.len() <= SAMPLE_ROWS_MAX + 1, "{}", kept.len());
+        assert!(kept.len() > SAMPLE_ROWS_MAX / 4 && kept.len() <= SAMPLE_ROWS_MAX + 1, "{}", kept.len());
         assert_eq!((kept[0], kept.last()), (0, Some(&999_999)));
-        let steps: std::collections::BTreeSet<i64> = kept.windows(2).map(|two| two[1] - two[0]).collect();
-        assert!(steps.len() <= 2, "{steps:?}");
+        // Of each quarter, and of each of the keys that take turns, about as many.
+        for part in 0..4 {
+            let quarter = kept.iter().filter(|row| **row / 250_000 == part).count();
+            let key = kept.iter().filter(|row| **row % 4 == part).count();
+            assert!(quarter >= kept.len() / 10 && key >= kept.len() / 10, "{part}: {quarter}, {key}, {kept:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // The charts, drawn by uPlot.
 
 import { asNumber } from "./format.js";
+import { repeats } from "./model.js";
 
 const uPlot = window.uPlot;
 const HEIGHT = 190;
@@ -45,16 +46,36 @@ class Chart {
   constructor(element) {
     this.element = element;
     this.key = null;
+    this.zoomed = false;
+    element.addEventListener("dblclick", () => { this.zoomed = false; });
     new ResizeObserver(() => this.plot?.setSize({ width: element.clientWidth, height: HEIGHT })).observe(element);
   }
 
   draw(key, make, data) {
     if (key !== this.key) {
-      this.plot?.destroy();
-      this.plot = new uPlot(make(), data, this.element);
+      this.clear();
+      this.plot = new uPlot(this.withZoom(make()), data, this.element);
       this.key = key;
+      this.makeReachable();
     } else {
-      this.plot.setData(data);
+      // What the reader has zoomed into stays until a double click.
+      this.plot.setData(data, !this.zoomed);
+      if (this.zoomed) this.plot.redraw();
+    }
+  }
+
+  withZoom(options) {
+    const hooks = options.hooks ?? {};
+    hooks.setSelect = [(plot) => { if (plot.select.width > 0) this.zoomed = true; }];
+    return { ...options, hooks };
+  }
+
+  // The switches of the legend, without a mouse.
+  makeReachable() {
+    for (const head of this.element.querySelectorAll(".u-legend tr:not(:first-child) th")) {
+      head.tabIndex = 0;
+      head.setAttribute("role", "button");
+      head.addEventListener("keydown", (event) => event.key === "Enter" && head.click());
     }
   }
 
@@ -62,6 +83,7 @@ class Chart {
     this.plot?.destroy();
     this.plot = null;
     this.key = null;
+    this.zoomed = false;
   }
 }
 
@@ -139,9 +161,12 @@ export function rows(chart, columns, all) {
   }
   const chosen = sorted.length ? ofOneSize(columns, numbers) : [];
   const colours = palette();
-  const make = () => options(chart.element, "", chosen.map(({ place, show }, index) => line(columns[place][0], colours[index], { show })));
+  const isCloud = repeats(sorted, at);
+  const look = (index) => (isCloud ? { paths: () => null, points: { show: true, size: 4, fill: colours[index] } } : {});
+  const make = () =>
+    options(chart.element, "", chosen.map(({ place, show }, index) => line(columns[place][0], colours[index], { show, ...look(index) })));
   // Which columns there are does not change, and what the reader has switched stays.
-  const key = `${scheme()} ${chosen.map(({ place }) => place).sort().join()}`;
+  const key = `${scheme()} ${isCloud} ${chosen.map(({ place }) => place).sort().join()}`;
   const order = chart.key === key ? chart.order : chosen.map(({ place }) => place);
   chart.order = order;
   chart.draw(key, make, [times, ...order.map(numbers)]);

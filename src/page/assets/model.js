@@ -3,12 +3,20 @@
 const POINTS_MAX = 900;
 const ITEMS_MAX = 1_000;
 const LOG_MAX = 200;
+const SERIES_MAX = 100;
 
 export function empty() {
   return { job: "", version: "", startedMs: 0, behindMs: 0, queries: new Map(), log: [] };
 }
 
-// The newest half whole, and as many of all that were before it, evenly: as on the server.
+// Which items are kept of a series, by a hash: every n-th would be those of one key alone, where several take turns.
+function mix(number) {
+  let mixed = Math.imul(number ^ (number >>> 16), 0x85ebca6b);
+  mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
+  return (mixed ^ (mixed >>> 16)) >>> 0;
+}
+
+// The newest half whole, and up to as many of all that were before it, chosen by chance: as on the server.
 class History {
   constructor(max) {
     this.half = max / 2;
@@ -30,11 +38,11 @@ class History {
   }
 
   remember(entry) {
-    if (entry.number % this.every !== 0) return;
+    if (mix(entry.number) % this.every !== 0) return;
     this.old.push(entry);
-    if (this.old.length > this.half) {
+    while (this.old.length > this.half) {
       this.every *= 2;
-      this.old = this.old.filter(({ number }) => number % this.every === 0);
+      this.old = this.old.filter(({ number }) => mix(number) % this.every === 0);
     }
   }
 
@@ -67,7 +75,7 @@ export function merge(state, news) {
   for (const [name, all] of Object.entries(news.queries)) {
     const { points, rows, columns, forecast, ...rest } = all;
     const query = state.queries.get(name) ?? fresh(name);
-    Object.assign(query, rest);
+    Object.assign(query, rest, { heardMs: Date.now() });
     if (JSON.stringify(columns) !== JSON.stringify(query.columns)) {
       query.columns = columns;
       query.history.rows.restart();
@@ -83,12 +91,20 @@ export function merge(state, news) {
   state.log.splice(0, state.log.length - LOG_MAX);
 }
 
-// A text column with a few values tells series apart.
-export function seriesColumn(query) {
-  const { columns, rows } = query;
-  const is = (place) => {
+// The column that tells series apart: a text with some values, or, where times repeat, a whole number. -1 if there is none.
+export function seriesColumn({ columns, rows }) {
+  const at = columns.findIndex(([, kind]) => kind === "timestamp");
+  const tells = (place, isValue) => {
     const values = new Set(rows.map((row) => row[place]));
-    return values.size > 1 && values.size <= 12 && rows.length > 2 * values.size;
+    return values.size > 1 && values.size <= SERIES_MAX && rows.length > 2 * values.size && [...values].every(isValue);
   };
-  return columns.findIndex(([, kind], place) => kind === "text" && is(place));
+  const find = (wanted, isValue) => columns.findIndex(([, kind], place) => wanted.includes(kind) && tells(place, isValue));
+  const text = find(["text", "boolean"], () => true);
+  if (text >= 0 || at < 0 || !repeats(rows, at)) return text;
+  return find(["number"], (value) => value === null || Number.isInteger(value));
+}
+
+// Do many rows share their times? Then a line through them says nothing.
+export function repeats(rows, at) {
+  return rows.length - new Set(rows.map((row) => row[at])).size > rows.length / 5;
 }

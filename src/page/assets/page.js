@@ -7,9 +7,10 @@ import { empty, merge, seriesColumn } from "./model.js";
 const NEWEST_ROWS = 12;
 const LOG_SHOWN = 100;
 const RETRY_MS = 2_000;
-// A query that has been silent for longer has nothing to read.
-const IDLE_MS = 10_000;
+// What goes on for longer is said.
+const LONG_MS = 10_000;
 
+let source = null;
 const state = empty();
 const cards = new Map();
 let connection = "connecting";
@@ -24,8 +25,21 @@ function element(tag, text, className) {
   return made;
 }
 
+// Texts are only touched where they change, so that they can be selected.
+function write(target, text) {
+  if (target.textContent !== text) target.textContent = text;
+}
+
+function refill(target, signature, children) {
+  const text = JSON.stringify(signature);
+  if (target.dataset.signature === text) return;
+  target.dataset.signature = text;
+  target.replaceChildren(...children());
+}
+
 function connect() {
-  const source = new EventSource("api/events");
+  source?.close();
+  source = new EventSource("api/events");
   source.onmessage = (message) => {
     connection = "live";
     merge(state, JSON.parse(message.data));
@@ -35,7 +49,7 @@ function connect() {
     connection = "lost";
     show();
     // It tries again by itself, unless it was refused.
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS);
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => drawn && connect(), RETRY_MS);
   };
 }
 
@@ -51,12 +65,12 @@ function show() {
     : ended ? [failed ? "the job has failed" : "the job has ended", failed ? "failed" : ""]
     : ["connection lost: does the job still run?", "lost"];
   const badge = one("#connection");
-  badge.textContent = text;
+  write(badge, text);
   badge.className = `badge ${className}`;
   document.title = state.job ? `${state.job} - Tidemill` : "Tidemill";
-  one("#job").textContent = state.job;
-  one("#since").textContent = state.startedMs ? `since ${format.time(state.startedMs).slice(0, 19)}` : "";
-  one("#version").textContent = state.version ? `Tidemill ${state.version}` : "";
+  write(one("#job"), state.job);
+  write(one("#since"), state.startedMs ? `since ${format.time(state.startedMs).slice(0, 19)}` : "");
+  write(one("#version"), state.version ? `Tidemill ${state.version}` : "");
   for (const [name, card] of cards) {
     if (!state.queries.has(name)) {
       card.root.remove();
@@ -82,29 +96,27 @@ function makeCard(query) {
 // Where a query stands: pairs of name and value, and how good that is.
 function figures(list, pairs) {
   const wanted = pairs.filter(([, value]) => value !== undefined);
-  list.replaceChildren(
-    ...wanted.map(([name, value, mood]) => {
-      const group = element("div");
-      group.append(element("dt", name), element("dd", value, mood));
-      return group;
-    }),
-  );
+  const group = ([name, value, mood]) => {
+    const made = element("div");
+    made.append(element("dt", name), element("dd", value, mood));
+    return made;
+  };
+  refill(list, wanted, () => wanted.map(group));
 }
 
 function showQuery(query) {
   if (!cards.has(query.name)) cards.set(query.name, makeCard(query));
   const card = cards.get(query.name);
   const { root } = card;
-  one(".sink", root).textContent = query.sink;
+  write(one(".sink", root), query.sink);
   const last = query.progress;
   const now = Date.now() - state.behindMs;
-  const silent = last ? now - Date.parse(last.timestamp) - (last.batchDuration ?? 0) : 0;
   const badge = one("header .badge", root);
-  badge.textContent = query.state !== "running" ? query.state : !last ? "no batch yet" : silent > IDLE_MS ? `idle for ${format.duration(silent)}` : "running";
+  write(badge, activity(query));
   badge.className = `badge ${query.state}`;
   const failure = one(".failure", root);
   failure.hidden = query.state !== "failed";
-  failure.textContent = [query.failure, query.help].filter(Boolean).join("\n");
+  write(failure, [query.failure, query.help].filter(Boolean).join("\n"));
   figures(one(".main-figures", root), standing(query, last, now));
   showLedger(root, query);
   showForecast(card, query);
@@ -113,15 +125,24 @@ function showQuery(query) {
   if (query.points.length > 1) charts.rates(card.rates, query.points);
 }
 
+// What it does. How long it has done so goes on between two events.
+function activity(query) {
+  if (query.state !== "running") return query.state;
+  const ms = query.activityMs === null ? 0 : query.activityMs + Date.now() - query.heardMs;
+  const since = ms > LONG_MS ? ` for ${format.duration(ms)}` : "";
+  if (query.activity === "idles") return `nothing to read${since}`;
+  return query.activity === "runs" && since ? `in a batch${since}` : query.progress ? "running" : "no batch yet";
+}
+
 function standing(query, last, now) {
   if (!last) return [["records so far", format.count(query.totals.consumed)]];
-  const point = query.points.at(-1);
-  const behind = last.sources.reduce((all, source) => all + Number(source.metrics.maxOffsetsBehindLatest), 0);
+  const rate = query.activity === "idles" ? 0 : query.points.at(-1)?.[1];
+  const { behind } = query;
   const watermark = last.eventTime ? Date.parse(last.eventTime.watermark) : 0;
   const models = (last.models ?? []).map((model) => `${model.name} v${model.version}${model.refused ? " (a newer one does not fit)" : ""}`);
   return [
     ["batch", format.count(last.batchId)],
-    ["rows/s", point ? format.count(point[1]) : undefined],
+    ["rows/s", rate === undefined ? undefined : format.count(rate)],
     ["last batch", format.duration(last.batchDuration)],
     ["offsets behind", format.count(behind), behind > 0 ? "" : "good"],
     ["watermark", last.eventTime ? (watermark > 0 ? format.time(watermark).slice(0, 19) : "none yet") : undefined],
@@ -133,33 +154,34 @@ function standing(query, last, now) {
 function showLedger(root, query) {
   const { totals } = query;
   const parts = [
-    ["written", totals.written + totals.folded],
+    ["written", totals.written],
+    ["folded", totals.folded],
     ["filtered", totals.filtered],
     ["late", totals.late],
     ["bad-records", totals.bad, "bad"],
     ["in-state", query.inState, "in state"],
     ["reset", totals.reset ?? 0],
   ].filter(([, rows]) => rows > 0);
-  const bar = parts.map(([className, rows]) => {
+  const bar = ([className, rows]) => {
     const part = element("i", undefined, className);
     part.style.flexGrow = rows;
     return part;
-  });
-  one(".bar", root).replaceChildren(...bar);
-  const legend = parts.map(([className, rows, name]) => {
+  };
+  refill(one(".bar", root), parts, () => parts.map(bar));
+  const legend = ([className, rows, name]) => {
     const entry = element("li");
     entry.append(element("i", undefined, className), `${name ?? className} ${format.count(rows)}`);
     return entry;
-  });
-  one(".legend", root).replaceChildren(...legend);
-  one(".equation", root).textContent = query.equation;
+  };
+  refill(one(".legend", root), parts, () => parts.map(legend));
+  write(one(".equation", root), query.equation);
 }
 
 // The values to choose from; returns the chosen one.
 function choose(label, values, name) {
   const select = one("select", label);
   label.hidden = values.length < 2;
-  if (name) one("span", label).textContent = name;
+  if (name) write(one("span", label), name);
   const before = select.value;
   if (JSON.stringify(values) !== select.dataset.values) {
     select.dataset.values = JSON.stringify(values);
@@ -175,16 +197,18 @@ function showForecast(card, query) {
   const stands = query.progress?.forecast;
   section.hidden = !forecast;
   if (!forecast || !stands) return;
-  one("h3", section).textContent = `Forecast of ${forecast.target} by ${forecast.model}`;
+  write(one("h3", section), `Forecast of ${forecast.target} by ${forecast.model}`);
   const { skill, rmse, naiveRmse } = stands.prequential;
   const { ahead } = forecast;
+  const told = skill === undefined || skill === null ? undefined : skill.toFixed(3).replace(/^-(0\.000)$/, "$1");
+  const next = ahead ? `${format.number(ahead.prediction)} at ${format.clock(ahead.target)}${ahead.series ? `, ${ahead.series}` : ""}` : undefined;
   figures(one(".figures", section), [
     ["serves", stands.version ? `version ${stands.version}` : "the naive forecast"],
-    ["newest forecast", ahead ? `${format.number(ahead.prediction)} at ${format.clock(ahead.target)}` : undefined],
+    ["newest forecast", next],
     ["came due", format.count(stands.numForecastsScored)],
     ["RMSE", rmse === undefined ? undefined : format.number(rmse)],
     ["naive RMSE", naiveRmse === undefined ? undefined : format.number(naiveRmse)],
-    ["skill", skill === undefined || skill === null ? undefined : skill.toFixed(3), skill > 0 ? "good" : skill < 0 ? "bad" : ""],
+    ["skill", told, Number(told) > 0 ? "good" : Number(told) < 0 ? "bad" : ""],
     ["drifts", format.count(stands.drifts)],
     ["trained on", `${format.count(stands.numRowsTrained)} rows`],
     ["held out", `${format.count(stands.numRowsHeldOut)} rows`],
@@ -192,7 +216,7 @@ function showForecast(card, query) {
   const series = choose(one(".series", section), [...new Set(forecast.scored.map((it) => it[1]))].sort());
   charts.forecasts(card.forecasts, forecast, series);
   charts.errors(card.errors, forecast);
-  one(".training", section).textContent = stands.lastTraining ? `${format.time(Date.parse(stands.lastTraining.eventTime))}: ${training(stands.lastTraining)}` : "";
+  write(one(".training", section), stands.lastTraining ? `${format.time(Date.parse(stands.lastTraining.eventTime))}: ${training(stands.lastTraining)}` : "");
 }
 
 function training(decision) {
@@ -218,12 +242,10 @@ function showOutput(card, query) {
   const hasChart = charts.rows(card.rows, columns, rows);
   const details = one("details", section);
   if (!hasChart && card.opened === undefined) card.opened = details.open = true;
-  const heads = columns.map(([name, kind]) => element("th", name, kind));
-  one(".scroll thead", section).replaceChildren(rowOf(heads));
+  refill(one(".scroll thead", section), columns, () => [rowOf(columns.map(([name, kind]) => element("th", name, kind)))]);
   const newest = query.rows.slice(-NEWEST_ROWS).reverse();
-  one(".scroll tbody", section).replaceChildren(
-    ...newest.map((row) => rowOf(row.map((value, at) => element("td", format.cell(value, columns[at][1]), columns[at][1])))),
-  );
+  const cells = (row) => row.map((value, at) => element("td", format.cell(value, columns[at][1]), columns[at][1]));
+  refill(one(".scroll tbody", section), newest, () => newest.map((row) => rowOf(cells(row))));
 }
 
 function rowOf(cells) {
@@ -234,12 +256,13 @@ function rowOf(cells) {
 
 function showLog() {
   one("#log").hidden = state.log.length === 0;
-  const entries = state.log.slice(-LOG_SHOWN).reverse().map((entry) => {
+  const shown = state.log.slice(-LOG_SHOWN).reverse();
+  const line = (entry) => {
     const item = element("li", undefined, entry.what);
-    item.append(element("time", format.clock(entry.ms)), element("b", entry.query), sentence(entry));
+    item.append(element("time", format.time(entry.ms).slice(0, 19)), element("b", entry.query), sentence(entry));
     return item;
-  });
-  one("#log ol").replaceChildren(...entries);
+  };
+  refill(one("#log ol"), shown, () => shown.map(line));
 }
 
 function sentence({ what, details }) {
@@ -252,7 +275,17 @@ function sentence({ what, details }) {
   }
 }
 
-document.addEventListener("visibilitychange", () => drawn || show());
+// A browser has six connections for a host: a page that nobody sees gives its own back.
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible") {
+    connect();
+    show();
+  } else {
+    source?.close();
+    connection = "connecting";
+    drawn = false;
+  }
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
 // How long ago things were changes without news.
 setInterval(show, 5_000);
