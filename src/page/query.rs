@@ -264,3 +264,62 @@ impl QueryView {
         Value::Object(view)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(rows: u64, ms: u64) -> QueryProgress {
+        let mut progress = QueryProgress::begin("id", "run", "query", Vec::new(), "sink");
+        progress.ledger.consumed = rows;
+        progress.durations.trigger_execution = ms;
+        progress
+    }
+
+    /// End and rate of each point.
+    fn points(view: &QueryView) -> Vec<(i64, f64)> {
+        let point = |point: &Value| (point[0].as_i64().unwrap(), point[1].as_f64().unwrap().round());
+        view.points.since(&mut 0).map(point).collect()
+    }
+
+    #[test]
+    fn rates_are_of_the_clock_and_do_not_depend_on_who_looks() {
+        let steady = |looks: bool| {
+            let mut view = QueryView::new("sink");
+            view.until_ms = clock::now_ms() - 20_000;
+            let start_ms = view.until_ms;
+            // Ten batches in each of five seconds.
+            for tenth in 1..=50 {
+                view.add_to_points(&batch(50, 30), start_ms + tenth * 100);
+                if looks {
+                    // A look must not end a point that has not come to its end.
+                    view.pending.end_ms += 60_000;
+                    drop(view.since(&mut Seen::default()));
+                    view.pending.end_ms -= 60_000;
+                }
+            }
+            points(&view).into_iter().map(|(end_ms, rate)| (end_ms - start_ms, rate)).collect::<Vec<_>>()
+        };
+        let expected: Vec<(i64, f64)> = (1..=5).map(|second| (second * 1_000, 500.0)).collect();
+        assert_eq!((steady(false), steady(true)), (expected.clone(), expected));
+    }
+
+    #[test]
+    fn between_batches_that_are_far_apart_the_rate_is_zero() {
+        let mut view = QueryView::new("sink");
+        view.until_ms = 0;
+        view.add_to_points(&batch(500, 100), 1_000);
+        view.add_to_points(&batch(1_000, 100), 60_000);
+        // No other batch comes.
+        drop(view.since(&mut Seen::default()));
+        assert_eq!(points(&view), [(1_000, 500.0), (1_001, 0.0), (59_899, 0.0), (60_000, 1_000.0)]);
+    }
+
+    #[test]
+    fn what_it_does_is_said_once() {
+        let mut view = QueryView::new("sink");
+        assert!(view.idle() && !view.idle());
+        view.began();
+        assert!(view.idle());
+    }
+}
