@@ -2,6 +2,7 @@
 # A real browser for the tests of the live page: Chromium from the system's packages, and playwright-core, which drives
 # it with Node.js and brings no browser of its own.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/packages.sh"
 
 usage() {
   cat <<'TEXT'
@@ -22,14 +23,6 @@ playwright=$root/playwright-core-$version
 
 say() { echo "browser: $*" >&2; }
 die() { say "$*"; exit 1; }
-
-apt_install() { # package...
-  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then return 1; fi
-  say "installing $*"
-  local log=$root/apt.log
-  if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1
-  then tail -n 20 "$log" >&2; return 1; fi
-}
 
 find_chromium() {
   local name

@@ -2,6 +2,7 @@
 # A real Kafka (KRaft, one broker) and a real HDFS (NameNode and DataNode) on loopback, for the tests and benches.
 # The jars come from Maven Central, once; the data directory is fresh at every `start`.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/packages.sh"
 
 usage() {
   cat <<'TEXT'
@@ -40,14 +41,6 @@ die() { say "$*"; exit 1; }
 # --- what has to be on the machine -------------------------------------------------------------------------------
 
 java_major() { java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1; }
-
-apt_install() { # package...
-  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then return 1; fi
-  say "installing $*"
-  local log=$root/apt.log
-  if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1
-  then tail -n 20 "$log" >&2; return 1; fi
-}
 
 need_java() {
   local major; major=$(command -v java >/dev/null && java_major || true)

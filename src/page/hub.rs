@@ -82,8 +82,26 @@ impl Hub {
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changes.send_modify(|count| *count += 1);
+        self.change_if(|state| {
+            change(state);
+            true
+        });
+    }
+
+    /// Readers only hear of it if `change` says that something is new.
+    fn change_if(&self, change: impl FnOnce(&mut State) -> bool) {
+        let is_new = change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        if is_new {
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn change_query(&self, query: &str, change: impl FnOnce(&mut QueryView)) {
+        self.change(|state| {
+            if let Some(view) = state.queries.get_mut(query) {
+                change(view);
+            }
+        });
     }
 }
 
@@ -110,28 +128,15 @@ impl QueryListener for Hub {
     }
 
     fn recovered(&self, query: &str, totals: &Ledger) {
-        self.change(|state| {
-            if let Some(view) = state.queries.get_mut(query) {
-                view.recovered(totals);
-            }
-        });
+        self.change_query(query, |view| view.recovered(totals));
     }
 
     fn began(&self, query: &str) {
-        self.change(|state| {
-            if let Some(view) = state.queries.get_mut(query) {
-                view.began();
-            }
-        });
+        self.change_query(query, QueryView::began);
     }
 
     fn idle(&self, query: &str) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = state.queries.get_mut(query).is_some_and(QueryView::idle);
-        drop(state);
-        if is_new {
-            self.change(|_| {});
-        }
+        self.change_if(|state| state.queries.get_mut(query).is_some_and(QueryView::idle));
     }
 
     fn progress(&self, progress: &QueryProgress, json: &Value) {

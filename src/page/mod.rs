@@ -10,6 +10,6 @@ mod query;
 mod history;
 mod server;
 
-pub use access::{Access, TOKEN_VARIABLE, parse_address};
+pub use access::{TOKEN_VARIABLE, parse_address};
 pub use hub::Hub;
 pub use server::{Page, PageOptions};

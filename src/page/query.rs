@@ -121,7 +121,7 @@ impl QueryView {
             self.add_rows(sample);
         }
         let forecast = progress.windows.as_ref().and_then(|windows| windows.forecast.as_ref());
-        forecast.map_or_else(Vec::new, |forecast| self.forecast(&forecast.to_json(), forecast.recent_json()))
+        forecast.map_or_else(Vec::new, |forecast| self.forecast(&json["forecast"], forecast.recent_json()))
     }
 
     pub fn began(&mut self) {

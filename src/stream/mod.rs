@@ -46,6 +46,6 @@ pub use launch::{StreamOptions, launch};
 pub use listener::QueryListener;
 pub use progress::{ProgressFormat, QueryProgress};
 pub use replay::{LateQuery, Standing};
-pub use sample::{RowSample, SAMPLE_ROWS_MAX, Thinned};
+pub use sample::{RowSample, Thinned};
 pub use trigger::Trigger;
 pub use windowed::{LATE, Replayable};

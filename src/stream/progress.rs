@@ -1,6 +1,7 @@
 //! What the user sees of a running query: one line, or Spark's progress JSON.
 
 use std::{
+    cell::LazyCell,
     collections::BTreeMap,
     io::IsTerminal,
     sync::{Arc, Mutex, PoisonError},
@@ -278,11 +279,12 @@ impl Reporter {
         });
         let since = (!first).then_some(progress.start_ms - shown.last_start_ms);
         shown.last_start_ms = progress.start_ms;
-        let json = progress.to_json(since);
+        // Made for those who want it only.
+        let json = LazyCell::new(|| progress.to_json(since));
         if self.format == ProgressFormat::Json {
-            println!("{json}");
+            println!("{}", *json);
         }
-        tracing::debug!(target: "tidemill::progress", progress = %json);
+        tracing::debug!(target: "tidemill::progress", progress = %*json);
         self.listeners.iter().for_each(|listener| listener.progress(progress, &json));
         if self.format != ProgressFormat::Line {
             return;

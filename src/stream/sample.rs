@@ -1,10 +1,8 @@
 //! Some of the rows that a batch writes, for people to look at: one in so many, and the last one.
 
-use std::sync::Arc;
-
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch},
-    compute::cast,
+    array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array},
+    compute::{cast, take_record_batch},
     datatypes::{DataType, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType},
     util::display::{ArrayFormatter, FormatOptions},
 };
@@ -13,9 +11,9 @@ use serde_json::Value;
 use crate::error::Result;
 
 /// Rows of a batch that are kept, at most, beside the last one.
-pub const SAMPLE_ROWS_MAX: usize = 64;
+const SAMPLE_ROWS_MAX: usize = 64;
 /// Columns that are kept, the first ones.
-pub const SAMPLE_COLUMNS_MAX: usize = 32;
+const SAMPLE_COLUMNS_MAX: usize = 32;
 /// Of a cell's text.
 const CELL_CHARS_MAX: usize = 120;
 /// Beyond it a whole number is not exact in JavaScript (IEEE 754's 53 bits).
@@ -77,23 +75,26 @@ impl Sampler {
         if count == 0 {
             return Ok(());
         }
-        let shown: Vec<usize> = (0..rows.num_columns().min(SAMPLE_COLUMNS_MAX)).collect();
-        let rows = rows.project(&shown)?;
-        let cells = Cells::of(&rows)?;
-        for (row, number) in (self.seen..self.seen + count).enumerate() {
-            if !self.thinned.keeps(number) {
-                continue;
-            }
-            self.kept.push((number, cells.row(row)?));
-            while self.kept.len() > SAMPLE_ROWS_MAX {
-                self.thinned.halve();
-                let thinned = self.thinned;
-                self.kept.retain(|(number, _)| thinned.keeps(*number));
-            }
-        }
+        let start = self.seen;
         self.seen += count;
-        let is_kept = self.kept.last().is_some_and(|(number, _)| number + 1 == self.seen);
-        self.last = if is_kept { None } else { Some(cells.row(rows.num_rows() - 1)?) };
+        let mut chosen: Vec<u64> = (start..self.seen).filter(|number| self.thinned.keeps(*number)).collect();
+        while self.kept.len() + chosen.len() > SAMPLE_ROWS_MAX {
+            self.thinned.halve();
+            let thinned = self.thinned;
+            self.kept.retain(|(number, _)| thinned.keeps(*number));
+            chosen.retain(|number| thinned.keeps(*number));
+        }
+        let last = self.seen - 1;
+        let is_kept = chosen.last() == Some(&last);
+        // Only these become JSON.
+        let places = chosen.iter().copied().chain((!is_kept).then_some(last)).map(|number| number - start);
+        let shown: Vec<usize> = (0..rows.num_columns().min(SAMPLE_COLUMNS_MAX)).collect();
+        let rows = take_record_batch(&rows.project(&shown)?, &places.collect::<UInt64Array>())?;
+        let cells = Cells::of(&rows)?;
+        for (row, number) in chosen.iter().enumerate() {
+            self.kept.push((*number, cells.row(row)?));
+        }
+        self.last = if is_kept { None } else { Some(cells.row(chosen.len())?) };
         self.schema = Some(rows.schema());
         Ok(())
     }
@@ -180,7 +181,7 @@ fn cut(mut text: String) -> String {
 }
 
 /// What a page does with a column.
-pub fn kind_of(data_type: &DataType) -> &'static str {
+fn kind_of(data_type: &DataType) -> &'static str {
     match data_type {
         DataType::Timestamp(..) => "timestamp",
         DataType::Boolean => "boolean",
@@ -193,16 +194,16 @@ impl RowSample {
     /// Names and kinds of the columns.
     pub fn columns(&self) -> Vec<(String, &'static str)> {
         let fields = self.schema.iter().flat_map(|schema| schema.fields());
-        fields.map(|field| (field.name().clone(), kind_of(Arc::as_ref(field).data_type()))).collect()
+        fields.map(|field| (field.name().clone(), kind_of(field.data_type()))).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::{
-        array::{
-            BooleanArray, Decimal128Array, Float64Array, Int64Array, StringArray, TimestampNanosecondArray, UInt64Array,
-        },
+        array::{BooleanArray, Decimal128Array, Float64Array, Int64Array, StringArray, TimestampNanosecondArray},
         datatypes::{Field, Schema},
     };
     use serde_json::json;
